@@ -1,0 +1,73 @@
+"""Every exception this package raises on purpose.
+
+    DynhatError                     base: catch this to catch ours and nothing else
+    |-- SettingsError               a setting that cannot work (port, path, budget)
+    |-- DesignSpaceError            a config, gene or space that contradicts itself or its space
+    |-- BundleError                 a bundle file that is missing, truncated, altered or of another version
+    |-- UnknownOperatingPointError  an operating point id that the loaded table does not have
+    |-- RequestError                a client's request that we cannot serve as asked (HTTP 400)
+    |-- EngineError                 the engine cannot take or finish a translation
+    |   |-- EngineOverloadedError   the bounded queue is full (HTTP 429)
+    |   `-- EngineStoppedError      the engine is stopping or stopped (HTTP 503)
+    |-- MonitorError                a sensor that cannot be read at all
+    `-- TrainingError               data or recipe that cannot be trained on
+
+A message names the value that was wrong and what would be right: it is shown to users as it stands.
+`exit_code` is the process exit status when the error ends a command.
+"""
+
+
+class DynhatError(Exception):
+    """Base of all errors that this package raises on purpose."""
+
+    exit_code = 2
+
+
+class SettingsError(DynhatError):
+    """A setting that cannot work; the message names the setting, its value and the remedy."""
+
+
+class DesignSpaceError(DynhatError):
+    """A config, gene or design space that contradicts itself or the space it should lie in."""
+
+
+class BundleError(DynhatError):
+    """A bundle file that is missing, truncated, altered or written by another format version."""
+
+
+class UnknownOperatingPointError(DynhatError):
+    """An operating point id that the loaded table does not have."""
+
+
+class RequestError(DynhatError):
+    """A client's request that cannot be served as asked.
+
+    Attributes:
+        field: Name of the request field at fault.
+    """
+
+    def __init__(self, message: str, field: str) -> None:
+        super().__init__(message)
+        self.field = field
+
+
+class EngineError(DynhatError):
+    """The engine cannot take or finish a translation."""
+
+    exit_code = 1
+
+
+class EngineOverloadedError(EngineError):
+    """The bounded queue is full; try again later."""
+
+
+class EngineStoppedError(EngineError):
+    """The engine is stopping or has stopped."""
+
+
+class MonitorError(DynhatError):
+    """A sensor that cannot be read at all."""
+
+
+class TrainingError(DynhatError):
+    """Data or a recipe that cannot be trained on."""

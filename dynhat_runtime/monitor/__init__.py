@@ -1,0 +1,1 @@
+"""Sense: readings of the device as `ResourceSnapshot` values. Decides nothing."""

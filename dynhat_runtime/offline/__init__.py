@@ -1,0 +1,1 @@
+"""Design-time tools: data, training, measuring, evaluation. The daemon runs without them."""

@@ -1,0 +1,154 @@
+"""An operating point: an architecture together with numbers measured on a named device, and the table of them.
+
+The table is what the daemon lives on. Everything in it was measured; a figure nobody measured is None.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Annotated
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from dynhat_runtime.design_space import DesignSpace, SubTransformerConfig
+from dynhat_runtime.errors import BundleError, UnknownOperatingPointError
+
+Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
+
+
+class LatencyMeasurement(BaseModel):
+    """Time of one sentence on one point, at one length and number of CPUs.
+
+    The decoder is forced to `num_tgt_tokens` steps, so that the figure does not depend on what is said.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    num_cpus: Annotated[int, Field(gt=0)]
+    num_src_tokens: Annotated[int, Field(gt=0)]
+    num_tgt_tokens: Annotated[int, Field(gt=0)]
+    encoder_ms: Positive
+    decoder_ms: Positive
+    total_ms: Positive
+    std_ms: Annotated[float, Field(ge=0, allow_inf_nan=False)]
+    num_runs: Annotated[int, Field(gt=0)]
+
+
+class OperatingPoint(BaseModel):
+    """An architecture with what was measured of it: latency on the table's device, and quality."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    id: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$")]
+    config: SubTransformerConfig
+    num_parameters: Annotated[int, Field(gt=0)]
+    """Weights without embeddings (HAT's count)."""
+    latencies: Annotated[tuple[LatencyMeasurement, ...], Field(min_length=1)]
+    dev_loss: Positive | None = None
+    """Label-smoothed cross-entropy per target token on the dev set, natural log."""
+    bleu: Annotated[float, Field(ge=0, le=100)] | None = None
+    bleu_signature: str | None = None
+    """sacreBLEU's signature and the test set; reproduces `bleu`."""
+
+
+class DeviceDescription(BaseModel):
+    """Where and how a table was measured."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    name: str
+    machine: str
+    """Processor architecture as the kernel names it, such as aarch64."""
+    num_cpus: Annotated[int, Field(gt=0)]
+    cpu_max_frequency_hz: Positive | None = None
+    torch_version: str
+    precision: str
+    beam_size: Annotated[int, Field(gt=0)]
+    measured_at: str
+    """UTC, ISO 8601."""
+
+
+class OperatingPointTable(BaseModel):
+    """Operating points of one bundle on one device, fastest first.
+
+    Order is by latency at the largest measured number of CPUs and the reference length.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    device: DeviceDescription
+    design_space: str
+    weights_sha256: str
+    """Of the SuperTransformer these figures belong to."""
+    reference_num_tokens: Annotated[int, Field(gt=0)] = 30
+    """Source and target length at which points are ordered and compared with a budget."""
+    default_latency_budget_ms: Positive
+    points: Annotated[tuple[OperatingPoint, ...], Field(min_length=1)]
+
+    @model_validator(mode="after")
+    def _ordered_and_distinct(self) -> OperatingPointTable:
+        """Ids are distinct and points are ordered fastest first."""
+        ids = [point.id for point in self.points]
+        if len(set(ids)) != len(ids):
+            raise BundleError(f"operating point ids repeat: {ids}")
+        latencies = [self.reference_latency_ms(point) for point in self.points]
+        if latencies != sorted(latencies):
+            raise BundleError("operating points are not ordered fastest first")
+        return self
+
+    def __iter__(self) -> Iterator[OperatingPoint]:  # type: ignore[override]  # a table is its points
+        return iter(self.points)
+
+    def __len__(self) -> int:
+        return len(self.points)
+
+    def __getitem__(self, point_id: str) -> OperatingPoint:
+        """The point called `point_id`.
+
+        Raises:
+            UnknownOperatingPointError: Listing the ids there are.
+        """
+        for point in self.points:
+            if point.id == point_id:
+                return point
+        known = ", ".join(point.id for point in self.points)
+        raise UnknownOperatingPointError(f"operating point {point_id!r} is unknown: choose one of {known}")
+
+    def reference_latency_ms(self, point: OperatingPoint) -> float:
+        """Measured latency of `point` at the reference length with all CPUs (or the nearest measured)."""
+        most_cpus = max(row.num_cpus for row in point.latencies)
+        rows = [row for row in point.latencies if row.num_cpus == most_cpus]
+        return min(rows, key=lambda row: abs(row.num_src_tokens - self.reference_num_tokens)).total_ms
+
+    def check_against(self, space: DesignSpace) -> None:
+        """Check every point's architecture against the design space it claims.
+
+        Raises:
+            BundleError: The table names another space.
+            DesignSpaceError: A config lies outside the space.
+        """
+        if self.design_space != space.name:
+            raise BundleError(f"operating point table is for design space {self.design_space!r}, not {space.name!r}")
+        for point in self.points:
+            space.check(point.config)
+
+    @classmethod
+    def load(cls, path: Path) -> OperatingPointTable:
+        """Read a table.
+
+        Raises:
+            BundleError: Naming the file and what is wrong with it.
+        """
+        try:
+            return cls.model_validate_json(path.read_bytes())
+        except OSError as error:
+            raise BundleError(f"{path}: cannot be read ({error.strerror}): measure it with 'dynhat profile'") from error
+        except ValidationError as error:
+            first = error.errors()[0]
+            field = ".".join(str(part) for part in first["loc"])
+            raise BundleError(f"{path}: {field or 'file'}: {first['msg']}: measure it again with 'dynhat profile'") from error
+
+    def save(self, path: Path) -> None:
+        """Write the table to `path`."""
+        path.write_text(self.model_dump_json(indent=1) + "\n", encoding="utf-8")

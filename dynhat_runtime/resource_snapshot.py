@@ -1,0 +1,51 @@
+"""One reading of the device as a value. What a device lacks, or a sensor cannot say, is None, never zero.
+
+Time arrives here: whoever reads the sensors stamps the snapshot, so that the governor needs no clock.
+"""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ResourceSnapshot:
+    """The device's resources at one moment. Caps (`max_*`, usable CPUs, quota) say what work may use;
+    momentary clocks only say what it uses now."""
+
+    monotonic_s: float
+    """Monotonic clock when the reading was complete."""
+    source: str
+    """Name of the monitor that read it: host, jetson, nvml or replay."""
+    usable_cpus: tuple[int, ...] | None = None
+    """CPU numbers this process may run on (affinity)."""
+    cpu_quota_cpus: float | None = None
+    """CPU time the cgroup grants, in CPUs (0.5 = half of one); None = no quota."""
+    cpu_current_frequency_hz: float | None = None
+    cpu_max_frequency_hz: float | None = None
+    cpu_load_fraction: float | None = None
+    """Busy share of all CPUs since the previous reading, 0..1."""
+    cpu_pressure_fraction: float | None = None
+    """Share of the last 10 s in which some task waited for a CPU (PSI), 0..1."""
+    memory_available_mib: float | None = None
+    memory_total_mib: float | None = None
+    process_memory_mib: float | None = None
+    temperature_celsius: float | None = None
+    """The hottest thermal zone."""
+    gpu_current_frequency_hz: float | None = None
+    gpu_max_frequency_hz: float | None = None
+    gpu_load_fraction: float | None = None
+    power_mode: str | None = None
+
+    @property
+    def effective_cpus(self) -> float | None:
+        """CPUs' worth of time this process can get: affinity bounded by the quota."""
+        if self.usable_cpus is None:
+            return self.cpu_quota_cpus
+        if self.cpu_quota_cpus is None:
+            return float(len(self.usable_cpus))
+        return min(float(len(self.usable_cpus)), self.cpu_quota_cpus)
+
+    def as_dict(self) -> dict[str, object]:
+        """All fields and `effective_cpus`, ready for JSON."""
+        return {**asdict(self), "effective_cpus": self.effective_cpus}

@@ -1,0 +1,1 @@
+"""HTTP: schemas, routes, errors. Knows the engine, never the model."""
