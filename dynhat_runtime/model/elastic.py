@@ -1,0 +1,88 @@
+"""Elastic parts: plain layers whose weights are leading slices of larger ones, and share their storage.
+
+Each part is a frozen value holding views. Nothing here copies a weight, and nothing here knows the
+SuperTransformer: whoever cuts the slices (`super_transformer.py`) hands them in.
+
+Shapes: O output features, I input features, V vocabulary, E embedding; `...` any leading dimensions.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+LAYER_NORM_EPS = 1e-5
+
+
+@dataclass(frozen=True, slots=True)
+class Linear:
+    """x -> x W^T + b on views of larger matrices."""
+
+    weight_OI: Tensor
+    bias_O: Tensor | None
+
+    def __call__(self, x_I: Tensor) -> Tensor:
+        """Map (..., I) to (..., O)."""
+        return F.linear(x_I, self.weight_OI, self.bias_O)
+
+
+@dataclass(frozen=True, slots=True)
+class LayerNorm:
+    """Layer normalisation over the sampled width, not the SuperTransformer's."""
+
+    weight_E: Tensor
+    bias_E: Tensor
+
+    def __call__(self, x_E: Tensor) -> Tensor:
+        """Normalise (..., E)."""
+        return F.layer_norm(x_E, self.weight_E.shape, self.weight_E, self.bias_E, LAYER_NORM_EPS)
+
+
+@dataclass(frozen=True, slots=True)
+class Embedding:
+    """Token embeddings times sqrt(sampled width), plus sinusoidal positions cut from the full width."""
+
+    table_VE: Tensor
+    positions_PE: Tensor
+    pad_id: int
+    dropout: float
+
+    def __call__(self, tokens_BT: Tensor) -> Tensor:
+        """Embed token ids (B, T) to (B, T, E); padding gets no position.
+
+        The position of a token is `pad_id` plus its rank among the non-padding tokens of its row, so
+        padding on the left or on the right makes no difference.
+        """
+        is_token_BT = tokens_BT.ne(self.pad_id)
+        position_BT = torch.cumsum(is_token_BT, dim=1) * is_token_BT + self.pad_id
+        return self.at(tokens_BT, position_BT)
+
+    def at(self, tokens_BT: Tensor, position_BT: Tensor) -> Tensor:
+        """Embed token ids at given rows of the position table."""
+        x_BTE = F.embedding(tokens_BT, self.table_VE) * math.sqrt(self.table_VE.shape[1])
+        return apply_dropout(x_BTE + F.embedding(position_BT, self.positions_PE), self.dropout)
+
+
+def apply_dropout(x: Tensor, rate: float) -> Tensor:
+    """Dropout where the part was cut for training with a rate; the identity otherwise."""
+    return F.dropout(x, rate, training=True) if rate > 0.0 else x
+
+
+def sinusoidal_positions(num_positions: int, embed_dim: int, pad_id: int) -> Tensor:
+    """Position table (P, E) at the SuperTransformer's width: sines in the first half, cosines in the second.
+
+    Frequencies are exp(-i ln(10000) / (half - 1)); the row of `pad_id` is zero. Sampled widths take leading
+    columns of this table instead of a table of their own (HAT).
+    """
+    half = embed_dim // 2
+    frequency_H = torch.exp(torch.arange(half, dtype=torch.float32) * -(math.log(10000.0) / (half - 1)))
+    angle_PH = torch.arange(num_positions, dtype=torch.float32)[:, None] * frequency_H[None, :]
+    table_PE = torch.cat([angle_PH.sin(), angle_PH.cos()], dim=1)
+    if embed_dim % 2:
+        table_PE = torch.cat([table_PE, torch.zeros(num_positions, 1)], dim=1)
+    table_PE[pad_id] = 0.0
+    return table_PE

@@ -1,0 +1,281 @@
+"""The SuperTransformer: every weight once, and SubTransformers cut out of it.
+
+`extract(config)` hands out views of the leading rows and columns: it copies nothing, so all operating points
+together need the memory of the largest. It has no mode and no sampled state: an architecture is a value.
+
+Source: HAT (Wang et al., ACL 2020); confirmed against the reference's numbers in `tests/test_golden.py`.
+Shapes: E embedding, F feed-forward, Q q/k/v width, V vocabulary, P positions.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from pydantic import BaseModel, ConfigDict, Field
+from torch import Tensor
+
+from dynhat_runtime.design_space import DesignSpace, SubTransformerConfig
+from dynhat_runtime.errors import BundleError
+from dynhat_runtime.model.attention import CrossAttention, SelfAttention
+from dynhat_runtime.model.elastic import Embedding, LayerNorm, Linear, sinusoidal_positions
+from dynhat_runtime.model.layers import DecoderLayer, EncoderLayer, FeedForward, Residual
+from dynhat_runtime.model.sub_transformer import SubTransformer
+
+
+class SuperTransformerSpec(BaseModel):
+    """Everything that fixes the shape of a SuperTransformer's weights."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    design_space: DesignSpace
+    src_vocab_size: int = Field(gt=4)
+    tgt_vocab_size: int = Field(gt=4)
+    tied_embeddings: Literal["all", "decoder", "none"] = "all"
+    """all: one matrix for source, target and output; decoder: target and output share; none: three matrices."""
+    norm_first: bool = False
+    """Pre-norm instead of HAT's default post-norm."""
+    max_positions: int = Field(default=1024, gt=0)
+    """Longest sequence in tokens that positions exist for."""
+    pad_id: int = 1
+
+
+@dataclass(frozen=True, slots=True)
+class DropoutRates:
+    """Dropout of training. All but `attention` scale with the sampled width (HAT)."""
+
+    residual: float = 0.0
+    attention: float = 0.0
+    activation: float = 0.0
+
+
+NO_DROPOUT = DropoutRates()
+
+
+def parameter_shapes(spec: SuperTransformerSpec) -> dict[str, tuple[int, ...]]:
+    """Name and shape of every weight, in the order they are stored."""
+    space = spec.design_space
+    enc, dec, qkv = max(space.encoder_embed_dim), max(space.decoder_embed_dim), space.qkv_dim
+    shapes: dict[str, tuple[int, ...]] = {}
+
+    def linear(name: str, num_out: int, num_in: int) -> None:
+        shapes[f"{name}.weight"], shapes[f"{name}.bias"] = (num_out, num_in), (num_out,)
+
+    def norm(name: str, dim: int) -> None:
+        shapes[f"{name}.weight"], shapes[f"{name}.bias"] = (dim,), (dim,)
+
+    def feed_forward(prefix: str, dim: int, ffn_dim: int) -> None:
+        linear(f"{prefix}.feed_forward.expand", ffn_dim, dim)
+        linear(f"{prefix}.feed_forward.contract", dim, ffn_dim)
+        norm(f"{prefix}.feed_forward_norm", dim)
+
+    def self_attention(prefix: str, dim: int) -> None:
+        linear(f"{prefix}.self_attention.qkv", 3 * qkv, dim)
+        linear(f"{prefix}.self_attention.out", dim, qkv)
+        norm(f"{prefix}.self_attention_norm", dim)
+
+    shapes["encoder.embedding"] = (spec.src_vocab_size, enc)
+    for i in range(space.max_encoder_layers):
+        self_attention(f"encoder.{i}", enc)
+        feed_forward(f"encoder.{i}", enc, max(space.encoder_ffn_dim))
+    if spec.tied_embeddings != "all":
+        shapes["decoder.embedding"] = (spec.tgt_vocab_size, dec)
+    for i in range(space.max_decoder_layers):
+        self_attention(f"decoder.{i}", dec)
+        linear(f"decoder.{i}.cross_attention.query", qkv, dec)
+        linear(f"decoder.{i}.cross_attention.key_value", 2 * qkv, enc)
+        linear(f"decoder.{i}.cross_attention.out", dec, qkv)
+        norm(f"decoder.{i}.cross_attention_norm", dec)
+        feed_forward(f"decoder.{i}", dec, max(space.decoder_ffn_dim))
+    if spec.tied_embeddings == "none":
+        shapes["decoder.output"] = (spec.tgt_vocab_size, dec)
+    if spec.norm_first:
+        norm("encoder.norm", enc)
+        norm("decoder.norm", dec)
+    return shapes
+
+
+def initial_weights(spec: SuperTransformerSpec, generator: torch.Generator) -> dict[str, Tensor]:
+    """HAT's initialisation: Xavier uniform (q, k and v as one matrix), biases 0, embeddings N(0, dim ** -0.5)."""
+    weights: dict[str, Tensor] = {}
+    for name, shape in parameter_shapes(spec).items():
+        if name.endswith("norm.weight"):
+            weights[name] = torch.ones(shape)
+        elif len(shape) == 1:
+            weights[name] = torch.zeros(shape)
+        elif name.endswith(("embedding", "decoder.output")):
+            weights[name] = torch.randn(shape, generator=generator) * shape[1] ** -0.5
+            if name.endswith("embedding"):
+                weights[name][spec.pad_id] = 0.0
+        else:
+            num_rows = shape[0]
+            if name.endswith(("cross_attention.query.weight", "cross_attention.key_value.weight")):
+                num_rows = 3 * spec.design_space.qkv_dim
+            bound = math.sqrt(6.0 / (num_rows + shape[1]))
+            weights[name] = (torch.rand(shape, generator=generator) * 2 - 1) * bound
+    return weights
+
+
+class SuperTransformer:
+    """All weights of the design space's largest architecture, and the scissors.
+
+    Args:
+        spec: Shape.
+        weights: Name -> tensor as `parameter_shapes` lists them; used as they are, never copied.
+
+    Raises:
+        BundleError: A weight is missing, superfluous or of another shape.
+    """
+
+    def __init__(self, spec: SuperTransformerSpec, weights: Mapping[str, Tensor]) -> None:
+        shapes = parameter_shapes(spec)
+        for name in shapes.keys() ^ weights.keys():
+            raise BundleError(f"weight {name!r} is {'missing' if name in shapes else 'not part of this design space'}")
+        for name, shape in shapes.items():
+            if tuple(weights[name].shape) != shape:
+                raise BundleError(f"weight {name!r} has shape {tuple(weights[name].shape)}; the design space needs {shape}")
+        self.spec = spec
+        self.weights = dict(weights)
+        space = spec.design_space
+        embedding = self.weights["encoder.embedding"]
+        num_rows = spec.max_positions + spec.pad_id + 1
+        self._src_positions, self._tgt_positions = (
+            sinusoidal_positions(num_rows, max(dims), spec.pad_id).to(embedding)
+            for dims in (space.encoder_embed_dim, space.decoder_embed_dim)
+        )
+
+    @classmethod
+    def random(cls, spec: SuperTransformerSpec, seed: int) -> SuperTransformer:
+        """A SuperTransformer with fresh weights."""
+        return cls(spec, initial_weights(spec, torch.Generator().manual_seed(seed)))
+
+    def parameters(self) -> Iterator[Tensor]:
+        """The weights, in stored order."""
+        return iter(self.weights.values())
+
+    @property
+    def num_parameters(self) -> int:
+        """Number of weights, embeddings included."""
+        return sum(weight.numel() for weight in self.weights.values())
+
+    @torch.no_grad()
+    def extract(self, config: SubTransformerConfig) -> SubTransformer:
+        """Cut out one SubTransformer for inference: views only, nothing copied, no gradients.
+
+        Raises:
+            DesignSpaceError: `config` lies outside the design space.
+        """
+        return self.extract_for_training(config, NO_DROPOUT)
+
+    def extract_for_training(self, config: SubTransformerConfig, dropout: DropoutRates) -> SubTransformer:
+        """Cut out one SubTransformer through which gradients reach the SuperTransformer's weights.
+
+        Raises:
+            DesignSpaceError: `config` lies outside the design space.
+        """
+        self.spec.design_space.check(config)
+        return _Cutter(self, config, dropout).sub_transformer()
+
+    def embedding_tables(self) -> tuple[Tensor, Tensor, Tensor]:
+        """Source, target and output matrices at full width; the same tensor where they are tied."""
+        src = self.weights["encoder.embedding"]
+        tgt = self.weights.get("decoder.embedding", src)
+        return src, tgt, self.weights.get("decoder.output", tgt)
+
+    def positions(self) -> tuple[Tensor, Tensor]:
+        """Position tables (P, E) of encoder and decoder at full width."""
+        return self._src_positions, self._tgt_positions
+
+
+class _Cutter:
+    """Cuts one architecture out of a SuperTransformer."""
+
+    def __init__(self, super_transformer: SuperTransformer, config: SubTransformerConfig, dropout: DropoutRates) -> None:
+        self.super = super_transformer
+        self.spec = super_transformer.spec
+        self.config = config
+        self.dropout = dropout
+        space = self.spec.design_space
+        self.qkv_dim = space.qkv_dim
+        self.encoder_dropout = dropout.residual * config.encoder_embed_dim / max(space.encoder_embed_dim)
+        self.decoder_dropout = dropout.residual * config.decoder_embed_dim / max(space.decoder_embed_dim)
+
+    def sub_transformer(self) -> SubTransformer:
+        config, spec = self.config, self.spec
+        enc, dec = config.encoder_embed_dim, config.decoder_embed_dim
+        src_table, tgt_table, output = self.super.embedding_tables()
+        src_positions, tgt_positions = self.super.positions()
+        return SubTransformer(
+            config=config,
+            num_super_encoder_layers=spec.design_space.max_encoder_layers,
+            pad_id=spec.pad_id,
+            src_embedding=Embedding(src_table[:, :enc], src_positions[:, :enc], spec.pad_id, self.encoder_dropout),
+            encoder_layers=tuple(self._encoder_layer(i) for i in range(config.num_encoder_layers)),
+            encoder_norm=self._norm("encoder.norm", enc) if spec.norm_first else None,
+            tgt_embedding=Embedding(tgt_table[:, :dec], tgt_positions[:, :dec], spec.pad_id, self.decoder_dropout),
+            decoder_layers=tuple(self._decoder_layer(i) for i in range(config.num_decoder_layers)),
+            decoder_norm=self._norm("decoder.norm", dec) if spec.norm_first else None,
+            output=Linear(output[:, :dec], None),
+        )
+
+    def _encoder_layer(self, i: int) -> EncoderLayer:
+        dim = self.config.encoder_embed_dim
+        return EncoderLayer(
+            self_attention=self._self_attention(f"encoder.{i}", dim, self.config.encoder_attention_heads[i]),
+            # The reference does not scale this one residual's dropout with the width.
+            self_attention_residual=self._residual(f"encoder.{i}.self_attention_norm", dim, self.dropout.residual),
+            feed_forward=self._feed_forward(
+                f"encoder.{i}", dim, self.config.encoder_ffn_dims[i], max(self.spec.design_space.encoder_ffn_dim)
+            ),
+            feed_forward_residual=self._residual(f"encoder.{i}.feed_forward_norm", dim, self.encoder_dropout),
+        )
+
+    def _decoder_layer(self, i: int) -> DecoderLayer:
+        config, name = self.config, f"decoder.{i}"
+        dim, rate = config.decoder_embed_dim, self.decoder_dropout
+        return DecoderLayer(
+            self_attention=self._self_attention(name, dim, config.decoder_attention_heads[i]),
+            self_attention_residual=self._residual(f"{name}.self_attention_norm", dim, rate),
+            cross_attention=CrossAttention(
+                query=self._linear(f"{name}.cross_attention.query", self.qkv_dim, dim),
+                key_value=self._linear(f"{name}.cross_attention.key_value", 2 * self.qkv_dim, config.encoder_embed_dim),
+                out=self._linear(f"{name}.cross_attention.out", dim, self.qkv_dim),
+                num_heads=config.cross_attention_heads[i],
+                dropout=self.dropout.attention,
+            ),
+            cross_attention_residual=self._residual(f"{name}.cross_attention_norm", dim, rate),
+            feed_forward=self._feed_forward(
+                name, dim, config.decoder_ffn_dims[i], max(self.spec.design_space.decoder_ffn_dim)
+            ),
+            feed_forward_residual=self._residual(f"{name}.feed_forward_norm", dim, rate),
+            cross_attention_span=config.cross_attention_spans[i],
+        )
+
+    def _self_attention(self, prefix: str, dim: int, num_heads: int) -> SelfAttention:
+        return SelfAttention(
+            qkv=self._linear(f"{prefix}.self_attention.qkv", 3 * self.qkv_dim, dim),
+            out=self._linear(f"{prefix}.self_attention.out", dim, self.qkv_dim),
+            num_heads=num_heads,
+            dropout=self.dropout.attention,
+        )
+
+    def _feed_forward(self, prefix: str, dim: int, ffn_dim: int, max_ffn_dim: int) -> FeedForward:
+        return FeedForward(
+            expand=self._linear(f"{prefix}.feed_forward.expand", ffn_dim, dim),
+            contract=self._linear(f"{prefix}.feed_forward.contract", dim, ffn_dim),
+            activation_dropout=self.dropout.activation * ffn_dim / max_ffn_dim,
+        )
+
+    def _residual(self, norm_name: str, dim: int, dropout: float) -> Residual:
+        return Residual(self._norm(norm_name, dim), self.spec.norm_first, dropout)
+
+    def _linear(self, name: str, num_out: int, num_in: int) -> Linear:
+        weights = self.super.weights
+        return Linear(weights[f"{name}.weight"][:num_out, :num_in], weights[f"{name}.bias"][:num_out])
+
+    def _norm(self, name: str, dim: int) -> LayerNorm:
+        weights = self.super.weights
+        return LayerNorm(weights[f"{name}.weight"][:dim], weights[f"{name}.bias"][:dim])
