@@ -1,0 +1,99 @@
+"""Text to pieces and back. The only importer of sentencepiece.
+
+One joint vocabulary for source and target, with byte fallback, so that no input is unrepresentable. Ids of the
+special tokens are the reference's: bos 0, pad 1, eos 2, unk 3.
+"""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+
+import sentencepiece
+
+from dynhat_runtime.errors import BundleError
+
+BOS_ID, PAD_ID, EOS_ID, UNK_ID = 0, 1, 2, 3
+
+
+class Tokenizer:
+    """A trained sentencepiece model.
+
+    Args:
+        model: The serialised model.
+        name: Where it came from, for messages.
+
+    Raises:
+        BundleError: It is no sentencepiece model, or its special ids are not ours.
+    """
+
+    def __init__(self, model: bytes, name: str = "tokenizer") -> None:
+        self._processor = sentencepiece.SentencePieceProcessor()
+        try:
+            self._processor.LoadFromSerializedProto(model)
+        except (RuntimeError, ValueError) as error:
+            raise BundleError(f"{name}: not a sentencepiece model: restore the file") from error
+        ids = (self._processor.bos_id(), self._processor.pad_id(), self._processor.eos_id(), self._processor.unk_id())
+        if ids != (BOS_ID, PAD_ID, EOS_ID, UNK_ID):
+            raise BundleError(f"{name}: special ids are {ids}; this format needs bos 0, pad 1, eos 2, unk 3")
+
+    @classmethod
+    def load(cls, path: Path) -> Tokenizer:
+        """Read a model file.
+
+        Raises:
+            BundleError: The file cannot be read or is no sentencepiece model.
+        """
+        try:
+            return cls(path.read_bytes(), str(path))
+        except OSError as error:
+            raise BundleError(f"{path}: cannot be read ({error.strerror}): restore the file") from error
+
+    @property
+    def vocab_size(self) -> int:
+        """Number of pieces, special tokens included."""
+        return int(self._processor.GetPieceSize())
+
+    def encode(self, text: str) -> list[int]:
+        """Piece ids of one sentence, without bos or eos."""
+        return list(self._processor.EncodeAsIds(text))
+
+    def encode_batch(self, texts: Sequence[str]) -> list[list[int]]:
+        """Piece ids of many sentences."""
+        return [list(ids) for ids in self._processor.Encode(list(texts), out_type=int)]
+
+    def decode(self, ids: Sequence[int]) -> str:
+        """Text of piece ids; special tokens say nothing."""
+        return str(self._processor.DecodeIds([i for i in ids if i > UNK_ID]))
+
+
+def train_tokenizer(sentences: Iterable[str], vocab_size: int, *, max_sentences: int = 1_000_000) -> bytes:
+    """Train a joint unigram vocabulary with byte fallback.
+
+    Args:
+        sentences: Training text of both languages.
+        vocab_size: Number of pieces, the 4 special tokens and 256 bytes included.
+        max_sentences: Upper bound on the sentences read into memory.
+
+    Returns:
+        The serialised model.
+    """
+    model = io.BytesIO()
+    sentencepiece.SentencePieceTrainer.Train(
+        sentence_iterator=iter(sentences),
+        model_writer=model,
+        vocab_size=vocab_size,
+        model_type="unigram",
+        character_coverage=0.9998,
+        byte_fallback=True,
+        bos_id=BOS_ID,
+        pad_id=PAD_ID,
+        eos_id=EOS_ID,
+        unk_id=UNK_ID,
+        input_sentence_size=max_sentences,
+        shuffle_input_sentence=True,
+        num_threads=2,
+        minloglevel=2,
+    )
+    return model.getvalue()

@@ -1,0 +1,176 @@
+"""A training recipe as a value, read from TOML. Every field has a unit or a meaning, and a default where one is sane."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Annotated, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from dynhat_runtime.design_space import DesignSpace, SubTransformerConfig, preset
+from dynhat_runtime.errors import TrainingError
+
+if sys.version_info >= (3, 11):
+    import tomllib
+else:
+    import tomli as tomllib
+
+Fraction = Annotated[float, Field(ge=0, le=1)]
+
+
+class _Section(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class CorpusRecipe(_Section):
+    """One file of parallel text and how much of it an epoch sees."""
+
+    file: str
+    """Path below the data folder; gzipped TSV."""
+    weight: Annotated[float, Field(gt=0, le=100)] = 1.0
+    """Expected occurrences of each pair per epoch."""
+    max_words: Annotated[int, Field(gt=0)] = 100
+    modernise_spelling: bool = False
+    licence: str = ""
+
+
+class DataRecipe(_Section):
+    """Training and development text."""
+
+    src_lang: str = "en"
+    tgt_lang: str = "de"
+    vocab_size: Annotated[int, Field(ge=300)] = 8000
+    max_tokens_per_sentence: Annotated[int, Field(gt=1)] = 100
+    corpora: Annotated[tuple[CorpusRecipe, ...], Field(min_length=1)]
+    dev: Annotated[tuple[CorpusRecipe, ...], Field(min_length=1)]
+
+
+class ModelRecipe(_Section):
+    """Architecture of the SuperTransformer."""
+
+    design_space: str | DesignSpace
+    """A preset's name, or a table with the choices."""
+    norm_first: bool = False
+    max_positions: Annotated[int, Field(gt=0)] = 512
+
+    @property
+    def space(self) -> DesignSpace:
+        """The design space itself."""
+        return preset(self.design_space) if isinstance(self.design_space, str) else self.design_space
+
+
+class AnchorRecipe(_Section):
+    """An architecture that gets a fixed share of the updates, beside the random draws."""
+
+    size: Literal["largest", "smallest"]
+    """Of the design space; the other fields override it where given."""
+    share: Annotated[float, Field(gt=0, le=1)]
+    num_decoder_layers: int | None = None
+    cross_attention_span: int | None = None
+
+    def config(self, space: DesignSpace) -> SubTransformerConfig:
+        """The architecture in `space`.
+
+        Raises:
+            DesignSpaceError: An override is not a choice of the space.
+        """
+        base = space.largest() if self.size == "largest" else space.smallest()
+        depth = self.num_decoder_layers or base.num_decoder_layers
+        span = self.cross_attention_span or base.cross_attention_spans[0]
+        return space.check(
+            base.model_copy(
+                update={
+                    "decoder_ffn_dims": base.decoder_ffn_dims[:1] * depth,
+                    "decoder_attention_heads": base.decoder_attention_heads[:1] * depth,
+                    "cross_attention_heads": base.cross_attention_heads[:1] * depth,
+                    "cross_attention_spans": (span,) * depth,
+                }
+            )
+        )
+
+
+class SamplingRecipe(_Section):
+    """Which SubTransformers an update trains."""
+
+    strategy: Literal["single", "sandwich"] = "single"
+    """single: one SubTransformer per update (HAT). sandwich: largest, smallest and random ones in every update."""
+    anchors: tuple[AnchorRecipe, ...] = ()
+    """single: architectures drawn with a fixed probability; what is left is drawn uniformly. HAT: none."""
+    num_random: Annotated[int, Field(ge=0)] = 1
+    """sandwich: random SubTransformers per update."""
+    distillation_weight: Fraction = 0.5
+    """sandwich: share of the loss of all but the largest that follows the largest's distribution."""
+
+    @model_validator(mode="after")
+    def _shares_leave_room(self) -> SamplingRecipe:
+        """Anchors' shares cannot exceed all updates."""
+        total = sum(anchor.share for anchor in self.anchors)
+        if total > 1:
+            raise ValueError(f"the anchors' shares add up to {total:.3g}; they may add up to at most 1")
+        return self
+
+
+class OptimizerRecipe(_Section):
+    """Adam with warm-up and decay."""
+
+    schedule: Literal["cosine", "inverse_sqrt"] = "cosine"
+    peak_lr: Annotated[float, Field(gt=0)] = 1e-3
+    initial_lr: Annotated[float, Field(ge=0)] = 1e-7
+    final_lr: Annotated[float, Field(ge=0)] = 1e-7
+    """cosine only."""
+    num_warmup_updates: Annotated[int, Field(ge=0)] = 10_000
+    max_updates: Annotated[int, Field(gt=0)] = 40_000
+    beta1: Fraction = 0.9
+    beta2: Fraction = 0.98
+    eps: Annotated[float, Field(gt=0)] = 1e-8
+    weight_decay: Annotated[float, Field(ge=0)] = 0.0
+    clip_norm: Annotated[float, Field(ge=0)] = 0.0
+    """Largest norm of the token-normalised gradient; 0 = no clipping."""
+    label_smoothing: Fraction = 0.1
+    residual_dropout: Fraction = 0.3
+    attention_dropout: Fraction = 0.1
+    activation_dropout: Fraction = 0.0
+
+
+class LoopRecipe(_Section):
+    """Batches, precision and what is written when."""
+
+    seed: int = 1
+    max_tokens_per_batch: Annotated[int, Field(gt=1)] = 4096
+    """Padded tokens of the longer side of one micro-batch."""
+    num_batches_per_update: Annotated[int, Field(gt=0)] = 1
+    """Micro-batches of one update over all processes together (gradient accumulation)."""
+    precision: Literal["fp32", "bf16", "fp16"] = "fp32"
+    log_every_updates: Annotated[int, Field(gt=0)] = 50
+    validate_every_updates: Annotated[int, Field(gt=0)] = 1000
+    checkpoint_every_updates: Annotated[int, Field(gt=0)] = 500
+    num_checkpoints_kept: Annotated[int, Field(gt=0)] = 10
+
+
+class Recipe(_Section):
+    """Everything that decides what a training run computes."""
+
+    data: DataRecipe
+    model: ModelRecipe
+    sampling: SamplingRecipe = SamplingRecipe()
+    optimizer: OptimizerRecipe = OptimizerRecipe()
+    loop: LoopRecipe = LoopRecipe()
+
+    @classmethod
+    def load(cls, path: Path) -> Recipe:
+        """Read a TOML recipe.
+
+        Raises:
+            TrainingError: Naming the file, the field and the value.
+        """
+        try:
+            return cls.model_validate(tomllib.loads(path.read_text(encoding="utf-8")))
+        except OSError as error:
+            raise TrainingError(f"{path}: cannot be read ({error.strerror}): give the path of a recipe") from error
+        except tomllib.TOMLDecodeError as error:
+            raise TrainingError(f"{path}: not TOML: {error}") from error
+        except ValidationError as error:
+            first = error.errors()[0]
+            field = ".".join(str(part) for part in first["loc"])
+            raise TrainingError(f"{path}: {field}: {first['msg']} (got {first.get('input')!r})") from error

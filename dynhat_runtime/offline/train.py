@@ -1,0 +1,380 @@
+"""`dynhat train`: run a recipe from data to checkpoints, resuming after any interruption.
+
+A run lives in one folder: `tokenizer.model`, `tokens/` (cached), `last.pt` (weights, optimiser, position),
+`weights/` (the last checkpoints, for averaging), `metrics.jsonl` and `loss.png`. Everything is written to a
+temporary name first, so that an interruption leaves the previous state whole.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import signal
+import time
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+import numpy as np
+import torch
+import torch.distributed as dist
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
+from safetensors.torch import load_file, save_file
+
+from dynhat_runtime.decoding.tokenizer import PAD_ID, Tokenizer, train_tokenizer
+from dynhat_runtime.errors import TrainingError
+from dynhat_runtime.model.super_transformer import SuperTransformer, SuperTransformerSpec
+from dynhat_runtime.offline.data import (
+    Batch,
+    TokenisedCorpus,
+    batches_by_tokens,
+    collate,
+    epoch_batches,
+    read_corpus,
+    tokenised_corpus,
+)
+from dynhat_runtime.offline.recipe import Recipe
+from dynhat_runtime.offline.trainer import Trainer, UpdateReport, evaluate_loss
+
+
+@dataclass(frozen=True, slots=True)
+class RunFolder:
+    """The files of one training run."""
+
+    path: Path
+
+    @property
+    def tokenizer(self) -> Path:
+        """Trained sentencepiece model."""
+        return self.path / "tokenizer.model"
+
+    @property
+    def last(self) -> Path:
+        """Weights, optimiser state and position."""
+        return self.path / "last.pt"
+
+    @property
+    def metrics(self) -> Path:
+        """One JSON object per line."""
+        return self.path / "metrics.jsonl"
+
+    def weights(self) -> list[Path]:
+        """Kept weight files, oldest first."""
+        return sorted((self.path / "weights").glob("update_*.safetensors"))
+
+
+def ensure_tokenizer(recipe: Recipe, data_dir: Path, run: RunFolder) -> Path:
+    """Train the joint vocabulary on the training text unless the run has one."""
+    if not run.tokenizer.exists():
+        run.path.mkdir(parents=True, exist_ok=True)
+        sentences = (
+            side for corpus in recipe.data.corpora for pair in read_corpus(data_dir, corpus) for side in pair
+        )
+        partial = run.tokenizer.with_suffix(".partial")
+        partial.write_bytes(train_tokenizer(sentences, recipe.data.vocab_size))
+        partial.replace(run.tokenizer)
+    return run.tokenizer
+
+
+def load_corpora(recipe: Recipe, data_dir: Path, run: RunFolder) -> tuple[TokenisedCorpus, np.ndarray[Any, Any], list[Batch]]:
+    """Training pairs, their weights, and the development batches."""
+    max_tokens = recipe.data.max_tokens_per_sentence
+    tokens = [
+        tokenised_corpus(data_dir, corpus, run.tokenizer, max_tokens, run.path / "tokens")
+        for corpus in (*recipe.data.corpora, *recipe.data.dev)
+    ]
+    num_corpora = len(recipe.data.corpora)
+    train = TokenisedCorpus.join(tokens[:num_corpora])
+    weights = np.repeat([c.weight for c in recipe.data.corpora], [len(t) for t in tokens[:num_corpora]])
+    if len(train) == 0:
+        raise TrainingError("no training pair is left after the filters: raise max_words or max_tokens_per_sentence")
+    dev = TokenisedCorpus.join(tokens[num_corpora:])
+    order = np.argsort(dev.tgt_lengths, kind="stable")
+    dev_batches = [collate(dev, b.tolist()) for b in batches_by_tokens(dev, order, recipe.loop.max_tokens_per_batch)]
+    return train, weights, dev_batches
+
+
+def training_batches(
+    recipe: Recipe, corpus: TokenisedCorpus, weights: np.ndarray[Any, Any], *, skip: int, rank: int, world_size: int
+) -> Iterator[list[Batch]]:
+    """This process's micro-batches of one update after another, without end.
+
+    Args:
+        recipe: For seed and batch sizes.
+        corpus: Training pairs.
+        weights: Their expected occurrences per epoch.
+        skip: Updates already done.
+        rank: This process among `world_size`.
+        world_size: Processes that share each update's micro-batches.
+    """
+    per_update = recipe.loop.num_batches_per_update
+    update, epoch = 0, 0
+    while True:
+        batches = epoch_batches(
+            corpus, weights, max_tokens=recipe.loop.max_tokens_per_batch, seed=recipe.loop.seed, epoch=epoch
+        )
+        if len(batches) < per_update:
+            raise TrainingError(f"an epoch has {len(batches)} batches, fewer than num_batches_per_update={per_update}")
+        for begin in range(0, len(batches) - per_update + 1, per_update):
+            if update >= skip:
+                mine = batches[begin : begin + per_update][rank::world_size]
+                yield [collate(corpus, indices.tolist()) for indices in mine]
+            update += 1
+        epoch += 1
+
+
+def save_state(run: RunFolder, trainer: Trainer, update: int, num_tokens_seen: int, hours: float) -> None:
+    """Write the resumable state and one weight file; drop weight files beyond those kept."""
+    state = {
+        "update": update,
+        "num_tokens_seen": num_tokens_seen,
+        "hours": hours,
+        "weights": {name: w.detach() for name, w in trainer.super_transformer.weights.items()},
+        "optimizer": trainer.optimizer.state_dict(),
+        "scaler": trainer.scaler.state_dict(),
+    }
+    partial = run.last.with_suffix(".partial")
+    torch.save(state, partial)
+    partial.replace(run.last)
+    folder = run.path / "weights"
+    folder.mkdir(exist_ok=True)
+    file = folder / f"update_{update:08d}.safetensors"
+    partial = file.with_suffix(".partial")
+    save_file({name: w.detach().cpu().contiguous() for name, w in trainer.super_transformer.weights.items()}, partial)
+    partial.replace(file)
+    for old in run.weights()[: -trainer.recipe.loop.num_checkpoints_kept]:
+        old.unlink()
+
+
+def restore_state(run: RunFolder, trainer: Trainer) -> tuple[int, int, float]:
+    """Continue where `save_state` left off; returns updates done, target tokens seen and hours spent.
+
+    Raises:
+        TrainingError: The checkpoint does not fit the recipe's model.
+    """
+    if not run.last.exists():
+        return 0, 0, 0.0
+    state = torch.load(run.last, map_location=trainer.device, weights_only=True)
+    weights = trainer.super_transformer.weights
+    shapes = {name: tuple(w.shape) for name, w in state["weights"].items()}
+    if shapes != {name: tuple(w.shape) for name, w in weights.items()}:
+        raise TrainingError(f"{run.last} belongs to another model than the recipe: use another --run-dir")
+    with torch.no_grad():
+        for name, weight in weights.items():
+            weight.copy_(state["weights"][name])
+    trainer.optimizer.load_state_dict(state["optimizer"])
+    trainer.scaler.load_state_dict(state["scaler"])
+    return int(state["update"]), int(state["num_tokens_seen"]), float(state["hours"])
+
+
+def average_weights(files: list[Path]) -> dict[str, torch.Tensor]:
+    """Mean of several weight files, computed in float64.
+
+    Raises:
+        TrainingError: No file is given.
+    """
+    if not files:
+        raise TrainingError("no checkpoint to average: train first")
+    total: dict[str, torch.Tensor] = {}
+    for file in files:
+        for name, weight in load_file(file).items():
+            total[name] = total[name] + weight.double() if name in total else weight.double()
+    return {name: (weight / len(files)).float() for name, weight in total.items()}
+
+
+class _StopFlag:
+    """Set by SIGINT or SIGTERM, so that an update in progress ends and is saved."""
+
+    def __init__(self) -> None:
+        self.raised = False
+
+    def agreed(self, device: torch.device) -> bool:
+        """Whether any process was told to stop: all must leave the loop after the same update."""
+        if not (dist.is_available() and dist.is_initialized()):
+            return self.raised
+        flag = torch.tensor(float(self.raised), device=device)
+        dist.all_reduce(flag)
+        return bool(flag.item() > 0)
+
+    def __call__(self, _signal: int, _frame: FrameType | None) -> None:
+        self.raised = True
+
+    @contextlib.contextmanager
+    def listening(self) -> Iterator[None]:
+        """Listen to both signals while the context lasts."""
+        previous = {number: signal.signal(number, self) for number in (signal.SIGINT, signal.SIGTERM)}
+        try:
+            yield
+        finally:
+            for number, handler in previous.items():
+                signal.signal(number, handler)
+
+
+class _Reporter:
+    """Progress on the terminal, metrics to JSONL. Silent in processes other than the first."""
+
+    def __init__(self, run: RunFolder, recipe: Recipe, *, active: bool, hours_before: float) -> None:
+        self.run, self.recipe, self.active = run, recipe, active
+        self.console = Console(stderr=True)
+        self.progress = Progress(
+            TextColumn("update {task.completed}/{task.total}"),
+            BarColumn(),
+            TimeRemainingColumn(),
+            TextColumn("{task.description}"),
+            console=self.console,
+            disable=not active or not self.console.is_terminal,
+        )
+        self.task = self.progress.add_task("", total=recipe.optimizer.max_updates)
+        self.started = time.monotonic() - hours_before * 3600
+        self.window_began, self.window_tokens, self.window_loss, self.window_updates = time.monotonic(), 0, 0.0, 0
+
+    @property
+    def hours(self) -> float:
+        """Time spent on this run, over all its sessions."""
+        return (time.monotonic() - self.started) / 3600
+
+    def updated(self, update: int, report: UpdateReport) -> None:
+        """Count one update; every so often write a line."""
+        self.window_tokens += report.num_target_tokens
+        self.window_loss += report.nll * report.num_target_tokens
+        self.window_updates += 1
+        if (update % self.recipe.loop.log_every_updates) or not self.active:
+            return
+        seconds = time.monotonic() - self.window_began
+        speed = self.window_tokens / max(seconds, 1e-9)
+        nll = self.window_loss / self.window_tokens
+        left_s = seconds / self.window_updates * (self.recipe.optimizer.max_updates - update)
+        text = f"nll {nll:.3f}  {speed:.0f} tokens/s  lr {report.learning_rate:.2e}"
+        if self.console.is_terminal:
+            self.progress.update(self.task, completed=update, description=text)
+        else:
+            self.console.print(f"update {update}/{self.recipe.optimizer.max_updates}  {text}  ETA {left_s / 60:.0f} min")
+        self.write({"kind": "train", "update": update, "nll": nll, "tokens_per_s": speed, **asdict(report)})
+        self.window_began, self.window_tokens, self.window_loss, self.window_updates = time.monotonic(), 0, 0.0, 0
+
+    def write(self, row: dict[str, Any]) -> None:
+        """Append one metrics row."""
+        if self.active:
+            with self.run.metrics.open("a", encoding="utf-8") as file:
+                file.write(json.dumps(row) + "\n")
+
+
+def validate(trainer: Trainer, dev: list[Batch]) -> dict[str, float]:
+    """Dev loss and nll of the largest and the smallest SubTransformer."""
+    smoothing = trainer.recipe.optimizer.label_smoothing
+    row: dict[str, float] = {}
+    for name, config in (("largest", trainer.space.largest()), ("smallest", trainer.space.smallest())):
+        loss = evaluate_loss(trainer.super_transformer, config, dev, smoothing)
+        row[f"dev_loss_{name}"], row[f"dev_nll_{name}"] = loss.smoothed.item(), loss.nll.item()
+    return row
+
+
+def plot_losses(run: RunFolder) -> None:
+    """Draw `loss.png` from the metrics file."""
+    import matplotlib
+
+    matplotlib.use("Agg")
+    import matplotlib.pyplot as plt
+
+    rows = [json.loads(line) for line in run.metrics.read_text(encoding="utf-8").splitlines()]
+    figure, axes = plt.subplots(figsize=(7, 4))
+    train = [row for row in rows if row["kind"] == "train"]
+    axes.plot([row["update"] for row in train], [row["nll"] for row in train], label="train nll (drawn)", alpha=0.4)
+    dev = [row for row in rows if row["kind"] == "dev"]
+    for name in ("largest", "smallest"):
+        axes.plot([row["update"] for row in dev], [row[f"dev_nll_{name}"] for row in dev], label=f"dev nll, {name}")
+    axes.set(xlabel="update", ylabel="nll per target token (nats)")
+    axes.legend()
+    figure.tight_layout()
+    figure.savefig(run.path / "loss.png", dpi=120)
+    plt.close(figure)
+
+
+def pick_device(name: str | None) -> torch.device:
+    """The device called `name`; without one, CUDA where there is any."""
+    if name:
+        return torch.device(name)
+    if torch.cuda.is_available():
+        return torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0")))
+    return torch.device("cpu")
+
+
+@contextlib.contextmanager
+def process_group(device: torch.device) -> Iterator[tuple[int, int]]:
+    """Join `torchrun`'s process group if there is one; yields rank and number of processes."""
+    world_size = int(os.environ.get("WORLD_SIZE", "1"))
+    if world_size == 1:
+        yield 0, 1
+        return
+    dist.init_process_group("nccl" if device.type == "cuda" else "gloo")
+    try:
+        yield dist.get_rank(), world_size
+    finally:
+        dist.destroy_process_group()
+
+
+def train(recipe: Recipe, data_dir: Path, run_dir: Path, *, device_name: str | None = None) -> RunFolder:
+    """Run `recipe` until its last update, or until SIGINT / SIGTERM; either way the state is saved.
+
+    Args:
+        recipe: What to compute.
+        data_dir: Folder that the recipe's corpus files lie below.
+        run_dir: Folder of this run; an interrupted run continues there.
+        device_name: Such as "cpu" or "cuda:0"; by default CUDA where there is any.
+
+    Raises:
+        TrainingError: Data or recipe that cannot be trained on.
+    """
+    run = RunFolder(run_dir)
+    device = pick_device(device_name)
+    with process_group(device) as (rank, world_size):
+        if recipe.loop.num_batches_per_update % world_size:
+            raise TrainingError(
+                f"num_batches_per_update={recipe.loop.num_batches_per_update} does not divide among {world_size} processes"
+            )
+        if rank == 0:
+            ensure_tokenizer(recipe, data_dir, run)
+            load_corpora(recipe, data_dir, run)
+        if world_size > 1:
+            dist.barrier()
+        _train_loop(recipe, data_dir, run, device, rank, world_size)
+    return run
+
+
+def _train_loop(recipe: Recipe, data_dir: Path, run: RunFolder, device: torch.device, rank: int, world_size: int) -> None:
+    corpus, weights, dev = load_corpora(recipe, data_dir, run)
+    vocab_size = Tokenizer.load(run.tokenizer).vocab_size
+    spec = SuperTransformerSpec(
+        design_space=recipe.model.space,
+        src_vocab_size=vocab_size,
+        tgt_vocab_size=vocab_size,
+        norm_first=recipe.model.norm_first,
+        max_positions=recipe.model.max_positions,
+        pad_id=PAD_ID,
+    )
+    fresh = SuperTransformer.random(spec, recipe.loop.seed)
+    trainer = Trainer(SuperTransformer(spec, {name: w.to(device) for name, w in fresh.weights.items()}), recipe)
+    done, num_tokens_seen, hours_before = restore_state(run, trainer)
+    reporter = _Reporter(run, recipe, active=rank == 0, hours_before=hours_before)
+    stream = training_batches(recipe, corpus, weights, skip=done, rank=rank, world_size=world_size)
+    stop, stopping = _StopFlag(), False
+    with stop.listening(), reporter.progress:
+        while done < recipe.optimizer.max_updates and not stopping:
+            report = trainer.update(done, next(stream))
+            done += 1
+            num_tokens_seen += report.num_target_tokens
+            reporter.updated(done, report)
+            stopping = stop.agreed(device)
+            last = done == recipe.optimizer.max_updates or stopping
+            if rank == 0 and (last or done % recipe.loop.validate_every_updates == 0):
+                row = validate(trainer, dev)
+                reporter.write({"kind": "dev", "update": done, "num_tokens_seen": num_tokens_seen, **row})
+                reporter.console.print("dev " + "  ".join(f"{key} {value:.4f}" for key, value in row.items()))
+            if rank == 0 and (last or done % recipe.loop.checkpoint_every_updates == 0):
+                save_state(run, trainer, done, num_tokens_seen, reporter.hours)
+    if rank == 0 and run.metrics.exists():
+        plot_losses(run)
