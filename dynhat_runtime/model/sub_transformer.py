@@ -1,7 +1,7 @@
 """A SubTransformer: one architecture, complete and of fixed shape, on weights it shares.
 
-It is a value: to change anything about it, extract another. Decoding is a step function over a
-`DecoderState`; searching is `decoding/`'s concern.
+It is a value: to change anything about it, extract another. `start` begins an `IncrementalDecoder`, a step
+function with caches; searching over it is `decoding/`'s concern.
 
 Shapes: B sentences, K beams, N = B * K rows, S source length, T target length, E embedding, V vocabulary.
 """
@@ -46,31 +46,6 @@ class EncoderOutput:
     def memory_mask(self, span: int) -> Tensor | None:
         """The padding mask of `memory(span)`, (B, 1, 1, span * S)."""
         return None if self.mask_BS is None else self.mask_BS.repeat(1, span)[:, None, None, :]
-
-
-@dataclass(slots=True)
-class DecoderState:
-    """Incremental decoding of B sentences with K rows each: caches, and the next position."""
-
-    cache: KVCache
-    keys_values: tuple[tuple[Tensor, Tensor], ...]
-    memory_masks: tuple[Tensor | None, ...]
-
-    def reorder(self, rows_N: Tensor) -> None:
-        """Continue with these rows of the cache (beams change places within their sentence)."""
-        self.cache.reorder(rows_N)
-
-    def keep_sentences(self, sentences_B: Tensor, rows_N: Tensor) -> None:
-        """Continue with these sentences only; `rows_N` are their rows."""
-        self.cache.reorder(rows_N)
-        self.keys_values = tuple((k.index_select(0, sentences_B), v.index_select(0, sentences_B)) for k, v in self.keys_values)
-        self.memory_masks = tuple(None if m is None else m.index_select(0, sentences_B) for m in self.memory_masks)
-
-    @property
-    def size_bytes(self) -> int:
-        """Memory of the caches."""
-        cross = sum(t.numel() * t.element_size() for pair in self.keys_values for t in pair)
-        return self.cache.size_bytes + cross
 
 
 @dataclass(frozen=True, slots=True)
@@ -123,29 +98,56 @@ class SubTransformer:
         """Scores (B, T, V) before softmax of every target position."""
         return self.output(self.decode(self.encode(src_tokens_BS), prev_output_tokens_BT))
 
-    def start(self, encoded: EncoderOutput, num_beams: int) -> DecoderState:
-        """State before the first target token, with `num_beams` rows per sentence."""
-        qkv_dim = self.decoder_layers[0].self_attention.out.weight_OI.shape[1]
-        num_rows = encoded.last_BSE.shape[0] * num_beams
-        cache = KVCache(
-            len(self.decoder_layers), num_rows, qkv_dim, capacity=INITIAL_CACHE_CAPACITY, like=encoded.last_BSE
-        )
-        spans = [layer.cross_attention_span for layer in self.decoder_layers]
-        memories = {span: encoded.memory(span) for span in set(spans)}
-        masks = {span: encoded.memory_mask(span) for span in set(spans)}
-        return DecoderState(
-            cache=cache,
-            keys_values=tuple(
-                layer.cross_attention.keys_values(memories[layer.cross_attention_span]) for layer in self.decoder_layers
-            ),
-            memory_masks=tuple(masks[span] for span in spans),
-        )
+    def start(self, encoded: EncoderOutput, num_beams: int) -> IncrementalDecoder:
+        """Begin decoding with `num_beams` rows per sentence."""
+        return IncrementalDecoder(self, encoded, num_beams)
 
-    def step(self, tokens_N: Tensor, state: DecoderState) -> Tensor:
-        """Scores (N, V) of the token after `tokens_N`, the last one of every row; advances `state`."""
-        position_N1 = tokens_N.new_full((tokens_N.shape[0], 1), self.pad_id + 1 + state.cache.length)
-        x_NE = self.tgt_embedding.at(tokens_N[:, None], position_N1)[:, 0]
-        for index, layer in enumerate(self.decoder_layers):
-            x_NE = layer.step(x_NE, index, state.cache, state.keys_values[index], state.memory_masks[index])
-        state.cache.advance()
-        return self.output(x_NE if self.decoder_norm is None else self.decoder_norm(x_NE))
+
+class IncrementalDecoder:
+    """Decodes B sentences with K rows each, one position at a time. Keys and values of the source are made once.
+
+    Args:
+        sub: The network; the decoding keeps it to its end.
+        encoded: Its encoder's output for B sentences.
+        num_beams: K, rows per sentence; row `b * K + k` belongs to sentence b.
+    """
+
+    def __init__(self, sub: SubTransformer, encoded: EncoderOutput, num_beams: int) -> None:
+        self.sub = sub
+        layers = sub.decoder_layers
+        qkv_dim = layers[0].self_attention.out.weight_OI.shape[1]
+        num_rows = encoded.last_BSE.shape[0] * num_beams
+        self.cache = KVCache(len(layers), num_rows, qkv_dim, capacity=INITIAL_CACHE_CAPACITY, like=encoded.last_BSE)
+        spans = [layer.cross_attention_span for layer in layers]
+        memory_of = {span: encoded.memory(span) for span in set(spans)}
+        mask_of = {span: encoded.memory_mask(span) for span in set(spans)}
+        self.keys_values = [
+            layer.cross_attention.keys_values(memory_of[span]) for layer, span in zip(layers, spans, strict=True)
+        ]
+        self.memory_masks = [mask_of[span] for span in spans]
+
+    def step(self, tokens_N: Tensor) -> Tensor:
+        """Scores (N, V) of what follows `tokens_N`, the last token of every row."""
+        sub = self.sub
+        position_N1 = tokens_N.new_full((tokens_N.shape[0], 1), sub.pad_id + 1 + self.cache.length)
+        x_NE = sub.tgt_embedding.at(tokens_N[:, None], position_N1)[:, 0]
+        for index, layer in enumerate(sub.decoder_layers):
+            x_NE = layer.step(x_NE, index, self.cache, self.keys_values[index], self.memory_masks[index])
+        self.cache.advance()
+        return sub.output(x_NE if sub.decoder_norm is None else sub.decoder_norm(x_NE))
+
+    def reorder(self, rows_N: Tensor) -> None:
+        """Continue with these rows; each stays within its sentence."""
+        self.cache.reorder(rows_N)
+
+    def keep_sentences(self, sentences_B: Tensor, rows_N: Tensor) -> None:
+        """Continue with these sentences only; `rows_N` are the rows to keep, in order."""
+        self.cache.reorder(rows_N)
+        self.keys_values = [(k.index_select(0, sentences_B), v.index_select(0, sentences_B)) for k, v in self.keys_values]
+        self.memory_masks = [None if m is None else m.index_select(0, sentences_B) for m in self.memory_masks]
+
+    @property
+    def size_bytes(self) -> int:
+        """Memory of the caches."""
+        cross = sum(t.numel() * t.element_size() for pair in self.keys_values for t in pair)
+        return self.cache.size_bytes + cross

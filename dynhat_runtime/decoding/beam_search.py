@@ -1,0 +1,215 @@
+"""Beam search over a step function. Knows token ids and scores, nothing of text or of Transformers.
+
+Source: the search of HAT / fairseq as published, confirmed by golden hypotheses. Greedy search is beam 1.
+
+Shapes: B sentences still searched, K beams, N = B * K rows, V vocabulary, C = 2K candidates.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import NamedTuple, Protocol
+
+import torch
+from torch import Tensor
+
+
+class StepFunction(Protocol):
+    """Incremental decoding of N rows, K of them per sentence."""
+
+    def step(self, tokens_N: Tensor) -> Tensor:
+        """Scores before softmax (N, V) of what follows each row's last token."""
+
+    def reorder(self, rows_N: Tensor) -> None:
+        """Continue with these rows, each within its sentence."""
+
+    def keep_sentences(self, sentences_B: Tensor, rows_N: Tensor) -> None:
+        """Continue with these sentences and these rows only."""
+
+
+@dataclass(frozen=True, slots=True)
+class BeamOptions:
+    """How to search.
+
+    Attributes:
+        beam_size: K; 1 is greedy search.
+        length_penalty: Exponent of the length that a sum of log-probabilities is divided by (0.6 on WMT).
+        min_length: Tokens before eos may be produced.
+    """
+
+    beam_size: int = 4
+    length_penalty: float = 0.6
+    min_length: int = 1
+    eos_id: int = 2
+    pad_id: int = 1
+
+
+@dataclass(frozen=True, slots=True)
+class Hypothesis:
+    """A finished output.
+
+    Attributes:
+        tokens: Ends in eos.
+        score: Sum of log-probabilities / length ** length_penalty; the length counts eos.
+        token_scores: Log-probability of each token.
+    """
+
+    tokens: tuple[int, ...]
+    score: float
+    token_scores: tuple[float, ...]
+
+
+class _Node(NamedTuple):
+    """One token of a hypothesis and what came before it."""
+
+    token: int
+    total: float
+    previous: _Node | None
+
+    def tokens_and_scores(self) -> tuple[tuple[int, ...], tuple[float, ...]]:
+        tokens, totals = [], []
+        node: _Node | None = self
+        while node is not None:
+            tokens.append(node.token)
+            totals.append(node.total)
+            node = node.previous
+        tokens.reverse()
+        totals.reverse()
+        return tuple(tokens), tuple(b - a for a, b in zip([0.0, *totals], totals, strict=False))
+
+
+class Cancelled(Exception):
+    """The caller no longer wants the result; raised between two steps."""
+
+
+def beam_search(
+    decoder: StepFunction,
+    max_lengths: Sequence[int],
+    options: BeamOptions,
+    *,
+    device: torch.device | None = None,
+    is_cancelled: Callable[[], bool] = lambda: False,
+) -> list[list[Hypothesis]]:
+    """Search every sentence's best outputs.
+
+    Args:
+        decoder: At its first position, with K rows per sentence.
+        max_lengths: Per sentence, tokens before eos is forced.
+        options: How to search.
+        device: Where the decoder's tokens live.
+        is_cancelled: Asked before each step.
+
+    Returns:
+        Per sentence its finished hypotheses, best first; at most K.
+
+    Raises:
+        Cancelled: `is_cancelled` said so.
+    """
+    beam = options.beam_size
+    finished: list[list[Hypothesis]] = [[] for _ in max_lengths]
+    active = list(range(len(max_lengths)))
+    rows: list[_Node | None] = [None] * (len(active) * beam)
+    tokens_N = torch.full((len(rows),), options.eos_id, dtype=torch.long, device=device)
+    # Before the first token a sentence's rows are equal: only the first may be continued.
+    totals_BK = torch.full((len(active), beam), -torch.inf, device=device)
+    totals_BK[:, 0] = 0.0
+    position = 0
+    while active:
+        if is_cancelled():
+            raise Cancelled
+        forced_B = [position >= max_lengths[sentence] for sentence in active]
+        candidates = _best_candidates(decoder.step(tokens_N), totals_BK, position, forced_B, options)
+        survivors: list[int] = []
+        next_rows: list[_Node] = []
+        parents: list[int] = []
+        for place, (sentence, sentence_candidates) in enumerate(zip(active, candidates, strict=True)):
+            chosen = _advance(sentence_candidates, rows, place * beam, finished[sentence], options)
+            if len(finished[sentence]) < beam and not forced_B[place]:
+                survivors.append(place)
+                parents += [row for row, _ in chosen]
+                next_rows += [node for _, node in chosen]
+        _continue_with(decoder, survivors, parents, len(active), beam, device)
+        active = [active[place] for place in survivors]
+        rows = list(next_rows)
+        tokens_N = torch.tensor([node.token for node in next_rows], dtype=torch.long, device=device)
+        totals_BK = torch.tensor([node.total for node in next_rows], device=device).view(len(active), beam)
+        position += 1
+    return [sorted(hypotheses, key=lambda h: -h.score) for hypotheses in finished]
+
+
+class _Candidate(NamedTuple):
+    """A token that may follow one of a sentence's rows."""
+
+    total: float
+    beam: int
+    token: int
+
+
+def _best_candidates(
+    logits_NV: Tensor, totals_BK: Tensor, position: int, forced_B: list[bool], options: BeamOptions
+) -> list[list[_Candidate]]:
+    """Per sentence its 2K best continuations, best first; pad never, eos as `min_length` and the cap demand."""
+    num_sentences, beam = totals_BK.shape
+    vocab_size = logits_NV.shape[1]
+    num_candidates = min(2 * beam, vocab_size)
+    log_z_N1 = logits_NV.logsumexp(dim=1, keepdim=True)
+    if any(forced_B):
+        forced_N1 = torch.tensor(forced_B, device=logits_NV.device).repeat_interleave(beam)[:, None]
+        eos_N1 = logits_NV[:, options.eos_id : options.eos_id + 1].clone()
+        logits_NV = logits_NV.masked_fill(forced_N1, -torch.inf)
+        logits_NV[:, options.eos_id : options.eos_id + 1] = eos_N1
+    elif position < options.min_length:
+        logits_NV[:, options.eos_id] = -torch.inf
+    logits_NV[:, options.pad_id] = -torch.inf
+    # The best 2K of all are among the best 2K of each row.
+    top_NC, token_NC = logits_NV.topk(num_candidates, dim=1)
+    total_BC = ((top_NC - log_z_N1).view(num_sentences, beam, num_candidates) + totals_BK[:, :, None]).flatten(1)
+    best_BC, flat_BC = total_BC.topk(num_candidates, dim=1)
+    token_BC = token_NC.view(num_sentences, -1).gather(1, flat_BC)
+    beam_BC = flat_BC // num_candidates
+    return [
+        [_Candidate(*candidate) for candidate in zip(*columns, strict=True)]
+        for columns in zip(best_BC.tolist(), beam_BC.tolist(), token_BC.tolist(), strict=True)
+    ]
+
+
+def _advance(
+    candidates: list[_Candidate],
+    rows: list[_Node | None],
+    first_row: int,
+    finished: list[Hypothesis],
+    options: BeamOptions,
+) -> list[tuple[int, _Node]]:
+    """Finish what ended in eos, return the K rows to go on with.
+
+    Rules: an eos counts only among the first K candidates, and only while fewer than K hypotheses have finished;
+    the first K other candidates go on.
+    """
+    beam = options.beam_size
+    chosen: list[tuple[int, _Node]] = []
+    for rank, candidate in enumerate(candidates):
+        row = first_row + candidate.beam
+        if candidate.token == options.eos_id:
+            if rank < beam and len(finished) < beam and candidate.total > -torch.inf:
+                finished.append(_finish(_Node(candidate.token, candidate.total, rows[row]), options))
+        elif len(chosen) < beam:
+            chosen.append((row, _Node(candidate.token, candidate.total, rows[row])))
+    return chosen
+
+
+def _finish(node: _Node, options: BeamOptions) -> Hypothesis:
+    tokens, token_scores = node.tokens_and_scores()
+    return Hypothesis(tokens, node.total / len(tokens) ** options.length_penalty, token_scores)
+
+
+def _continue_with(
+    decoder: StepFunction, survivors: list[int], parents: list[int], num_active: int, beam: int, device: torch.device | None
+) -> None:
+    """Tell the decoder which sentences and rows go on; nothing where nothing moved."""
+    if not survivors:
+        return
+    if len(survivors) < num_active:
+        decoder.keep_sentences(torch.tensor(survivors, device=device), torch.tensor(parents, device=device))
+    elif beam > 1 and parents != list(range(num_active * beam)):
+        decoder.reorder(torch.tensor(parents, device=device))

@@ -1,0 +1,149 @@
+"""Beam search: the reference's hypotheses, and what must hold for any model."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from dynhat_runtime.decoding.beam_search import BeamOptions, Cancelled, Hypothesis, beam_search
+from dynhat_runtime.model.sub_transformer import SubTransformer
+from tests.golden import hat_configs, read_json, space0_super_transformer, tiny_super_transformer
+
+EOS, PAD = 2, 1
+
+
+def _leftpad(model: str) -> torch.Tensor:
+    return torch.tensor(read_json(model, "batches.json")["leftpad"]["src_tokens"])
+
+
+@torch.inference_mode()
+def _search(sub: SubTransformer, src: torch.Tensor, options: BeamOptions, max_lengths: list[int]) -> list[list[Hypothesis]]:
+    return beam_search(sub.start(sub.encode(src), options.beam_size), max_lengths, options)
+
+
+def _golden_cases() -> list[tuple[str, str, str]]:
+    models = ("tiny_shared", "tiny_unshared", "tiny_asym", "space0_recipe")
+    return [(m, c, s) for m in models for c, settings in read_json(m, "generation.json").items() for s in settings]
+
+
+_MODELS: dict[str, object] = {}
+
+
+def _sub(model: str, config: str) -> SubTransformer:
+    if model not in _MODELS:
+        _MODELS[model] = space0_super_transformer() if model == "space0_recipe" else tiny_super_transformer(model)
+    return _MODELS[model].extract(hat_configs(model)[config])
+
+
+@pytest.mark.parametrize(("model", "config", "setting"), _golden_cases())
+def test_golden_hypotheses(model: str, config: str, setting: str) -> None:
+    """Tokens and scores equal the reference's wherever the reference itself is stable."""
+    golden = read_json(model, "generation.json")[config][setting]
+    settings = golden["settings"]
+    src = _leftpad(model)
+    cap = int(settings["max_len_a"] * src.shape[1] + settings["max_len_b"])
+    options = BeamOptions(settings["beam"], settings["lenpen"], settings.get("min_len", 1), EOS, PAD)
+    found = _search(_sub(model, config), src, options, [cap] * src.shape[0])
+    num_compared = 0
+    if golden.get("stable_all_under_1e-5_noise", True):
+        num_compared = settings["beam"]
+    elif golden["stable_top1_under_1e-5_noise"]:
+        num_compared = 1
+    for mine, theirs in zip(found, golden["hypotheses"], strict=True):
+        for hypothesis, expected in list(zip(mine, theirs, strict=False))[:num_compared]:
+            assert list(hypothesis.tokens) == expected["tokens"]
+            assert hypothesis.score == pytest.approx(expected["score"], abs=1e-4)
+            assert hypothesis.token_scores == pytest.approx(expected["positional_scores"], abs=1e-3)
+
+
+def _greedy_without_cache(sub: SubTransformer, src: torch.Tensor, cap: int) -> list[int]:
+    """An independent greedy search: full logits of the whole prefix at every step."""
+    prefix = [EOS]
+    while True:
+        logits = sub.logits(src, torch.tensor([prefix]))[0, -1]
+        logits[PAD] = -torch.inf
+        if len(prefix) == 1:
+            logits[EOS] = -torch.inf
+        token = EOS if len(prefix) > cap else int(logits.argmax())
+        prefix.append(token)
+        if token == EOS:
+            return prefix[1:]
+
+
+@pytest.mark.parametrize("config", list(hat_configs("tiny_shared")))
+def test_beam_one_is_greedy_and_cached_is_uncached(config: str) -> None:
+    """Beam 1 with the KV cache says what greedy search without any cache says."""
+    sub = _sub("tiny_shared", config)
+    for row in _leftpad("tiny_shared"):
+        src = row[row != PAD][None]
+        (hypotheses,) = _search(sub, src, BeamOptions(1, 1.0), [30])
+        assert list(hypotheses[0].tokens) == _greedy_without_cache(sub, src, 30)
+
+
+@pytest.mark.parametrize("beam", [1, 4])
+@pytest.mark.parametrize("config", ["smallest", "largest_2", "enc48_dec32"])
+def test_batched_is_one_by_one(config: str, beam: int) -> None:
+    """A sentence's result depends on nothing else in the batch, each with a cap of its own."""
+    sub = _sub("tiny_shared", config)
+    src = _leftpad("tiny_shared")
+    caps = [12, 25, 3, 40]
+    together = _search(sub, src, BeamOptions(beam), caps)
+    for row, cap, expected in zip(src, caps, together, strict=True):
+        (alone,) = _search(sub, row[row != PAD][None], BeamOptions(beam), [cap])
+        assert [h.tokens for h in alone] == [h.tokens for h in expected]
+        assert [h.score for h in alone] == pytest.approx([h.score for h in expected], abs=1e-4)
+
+
+@pytest.mark.parametrize("beam", [1, 4, 5])
+def test_nothing_crosses_the_cap(beam: int) -> None:
+    """No hypothesis has more than cap + 1 tokens (eos included), pad never occurs, eos only at the end."""
+    sub = _sub("tiny_shared", "largest_2")
+    caps = [1, 2, 7, 64]
+    for cap, hypotheses in zip(caps, _search(sub, _leftpad("tiny_shared"), BeamOptions(beam), caps), strict=True):
+        assert 1 <= len(hypotheses) <= beam
+        for hypothesis in hypotheses:
+            assert len(hypothesis.tokens) <= cap + 1
+            assert hypothesis.tokens[-1] == EOS
+            assert not {EOS, PAD} & set(hypothesis.tokens[:-1])
+
+
+class _Scripted:
+    """A step function that says a fixed distribution for ever and counts its steps."""
+
+    def __init__(self, probabilities: list[float], num_rows: int) -> None:
+        self.logits = torch.tensor(probabilities).log().repeat(num_rows, 1)
+        self.num_steps = 0
+
+    def step(self, tokens: torch.Tensor) -> torch.Tensor:
+        """The same scores whatever came before."""
+        self.num_steps += 1
+        return self.logits[: tokens.shape[0]].clone()
+
+    def reorder(self, rows: torch.Tensor) -> None:
+        """Rows are equal."""
+
+    def keep_sentences(self, sentences: torch.Tensor, rows: torch.Tensor) -> None:
+        """Rows are equal."""
+
+
+def test_score_is_the_length_normalised_sum() -> None:
+    """A hypothesis's score is its summed log-probability over length ** penalty, eos counted."""
+    (hypotheses,) = beam_search(_Scripted([0.1, 0.1, 0.2, 0.6], 1), [3], BeamOptions(1, 0.6))
+    total = 3 * torch.tensor(0.6).log() + torch.tensor(0.2).log()
+    assert hypotheses[0].tokens == (3, 3, 3, EOS)
+    assert hypotheses[0].score == pytest.approx(float(total / 4**0.6), abs=1e-5)
+
+
+def test_search_stops_with_the_sentence() -> None:
+    """A sentence costs no step after its last hypothesis has finished."""
+    script = _Scripted([0.0, 0.0, 0.9, 0.1], 1)
+    beam_search(script, [100], BeamOptions(1))
+    assert script.num_steps == 2
+
+
+def test_cancelled_between_steps() -> None:
+    """A cancelled search ends before its next step."""
+    script = _Scripted([0.1, 0.1, 0.1, 0.7], 1)
+    with pytest.raises(Cancelled):
+        beam_search(script, [100], BeamOptions(1), is_cancelled=lambda: script.num_steps >= 3)
+    assert script.num_steps == 3
