@@ -224,12 +224,13 @@ def test_a_pin_the_engine_refuses_is_told_and_forgotten(loop: ControlLoop, engin
 def test_a_pin_needs_no_monitor(
     loop: ControlLoop, monitor: ScriptedMonitor, engine: RecordingEngine, num_ticks_before: int
 ) -> None:
-    """With the monitor broken, before or after a first reading, people can still choose by hand."""
+    """With the monitor broken, people can still choose by hand, on the last reading or on none."""
     for _ in range(num_ticks_before):
         loop.tick()
     monitor.failure = MonitorError("gone")
     loop.pin("p3")
     assert engine.active_point_id == "p3"
+    assert loop.decisions()[-1].snapshot.source == ("scripted" if num_ticks_before else "none")
     loop.set_auto()
     assert (engine.active_point_id, loop.status().mode) == ("p3", "auto")
 

@@ -132,6 +132,13 @@ def test_waiting_for_the_dwell_names_the_point_that_waits() -> None:
     assert decision.candidates[2].why_not == "waits until p1 has been active for 0.5 s"
 
 
+def test_a_point_inside_the_dead_band_is_not_the_one_that_waits() -> None:
+    """While the dwell runs, the reason names the best point with margin, not a better one without."""
+    rules = GovernorRules(latency_budget_ms=30.5)
+    decision = decide_from("p1", FOUR_CPUS, rules, since_monotonic_s=FOUR_CPUS.monotonic_s)
+    assert decision.reason.startswith("p3 (3 decoder layers) needs 20.0 ms")
+
+
 # --- rule 4: stay -----------------------------------------------------------------------------------------
 
 
@@ -294,6 +301,7 @@ def test_an_impossible_budget_is_refused(budget_ms: float) -> None:
         ("dead_band_fraction", math.nan),
         ("dwell_s", -1.0),
         ("dwell_s", math.nan),
+        ("dwell_s", math.inf),
         ("num_tokens", 0),
     ],
 )

@@ -110,7 +110,11 @@ def test_a_container_that_hides_its_path_is_limited_by_the_mount(tmp_path: Path,
 
 def test_a_path_cannot_lead_out_of_the_mount(tmp_path: Path) -> None:
     """A path with `..` does not read files beside the mount."""
-    files = {"proc/self/cgroup": "0::/../elsewhere", "sys/fs/elsewhere/cpu.max": "10000 100000"}
+    files = {
+        "proc/self/cgroup": "0::/../elsewhere",
+        f"{V2}/cgroup.procs": "1",
+        "sys/fs/elsewhere/cpu.max": "10000 100000",
+    }
     assert read(tmp_path, files).cpu_quota_cpus is None
 
 
@@ -191,6 +195,12 @@ def test_pressure_is_the_share_of_ten_seconds(tmp_path: Path) -> None:
     """avg10 of the `some` line, in percent, becomes a fraction."""
     text = "some avg10=12.50 avg60=3.00 avg300=1.00 total=9\nfull avg10=99.00 avg60=0.00 avg300=0.00 total=0"
     assert read(tmp_path, {"proc/pressure/cpu": text}).cpu_pressure_fraction == 0.125
+
+
+def test_pressure_of_another_kind_is_not_taken_for_it(tmp_path: Path) -> None:
+    """A file that does not begin with the `some` line is a failure, not a pressure."""
+    text = "full avg10=99.00 avg60=0.00 avg300=0.00 total=0"
+    assert read(tmp_path, {"proc/pressure/cpu": text}).cpu_pressure_fraction is None
 
 
 def thermal(zones: dict[str, str]) -> dict[str, str]:
