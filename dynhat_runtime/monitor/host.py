@@ -21,8 +21,12 @@ logger = logging.getLogger(__name__)
 
 T = TypeVar("T")
 
+_CgroupLevel = tuple[Callable[[Path], float | None], Path]
+"""How to read a cgroup's limit, and its directory."""
+
 BYTES_PER_MIB = 2**20
 HZ_PER_KHZ = 1000.0
+LARGEST_FILE_BYTES = 64 * 1024
 COLDEST_BELIEVED_CELSIUS = -40.0
 HOTTEST_BELIEVED_CELSIUS = 150.0
 
@@ -48,6 +52,8 @@ class HostMonitor:
         self._clock = clock
         self._process: psutil.Process | None = None
         self._cgroup_file = root / "proc" / ("self" if pid is None else str(pid)) / "cgroup"
+        self._cgroup_membership: str | None = None
+        self._cgroup_levels: tuple[_CgroupLevel, ...] = ()
         self._pressure_file = root / "proc/pressure/cpu"
         self._cpu_directory = root / "sys/devices/system/cpu"
         self._thermal_files = tuple(_thermal_files(root / "sys/class/thermal"))
@@ -103,23 +109,24 @@ class HostMonitor:
 
     def _cpu_quota_cpus(self) -> float | None:
         """The tightest limit from the process's cgroup up to the root, v1 or v2; None if there is none."""
-        limits = [
-            limit
-            for line in self._cgroup_file.read_text().splitlines()
-            for directory in self._cgroup_directories(line)
-            if (limit := _cgroup_limit_cpus(directory)) is not None
-        ]
-        return min(limits, default=None)
+        membership = _read(self._cgroup_file)
+        if membership != self._cgroup_membership:
+            lines = membership.splitlines()
+            self._cgroup_levels = tuple(level for line in lines for level in self._levels_of(line))
+            self._cgroup_membership = membership
+        limits = (limit_cpus(directory) for limit_cpus, directory in self._cgroup_levels)
+        return min((limit for limit in limits if limit is not None), default=None)
 
-    def _cgroup_directories(self, line: str) -> Iterator[Path]:
-        """Cgroups that may limit CPU time: the one `line` of /proc/self/cgroup names, and all above it."""
+    def _levels_of(self, line: str) -> Iterator[_CgroupLevel]:
+        """What may limit CPU time: the cgroup that `line` of /proc/self/cgroup names, and all above it."""
         hierarchy, controllers, path = line.split(":", 2)
         mounts = self._root / "sys/fs/cgroup"
+        limit_cpus: Callable[[Path], float | None]
         if "cpu" in controllers.split(","):
-            named = mounts / controllers
+            limit_cpus, named = _v1_limit_cpus, mounts / controllers
             mount = named if named.is_dir() else mounts / "cpu"
         elif hierarchy == "0" and not controllers:
-            unified = mounts / "unified"
+            limit_cpus, unified = _v2_limit_cpus, mounts / "unified"
             mount = unified if unified.is_dir() else mounts
         else:
             return
@@ -129,8 +136,8 @@ class HostMonitor:
         if ".." not in relative.parts:
             for level in (relative, *relative.parents):
                 if level.parts:
-                    yield mount / level
-        yield mount
+                    yield limit_cpus, mount / level
+        yield limit_cpus, mount
 
     def _frequency_hz(self, file_name: str, usable_cpus: tuple[int, ...] | None) -> float | None:
         """The largest value over the usable CPUs (all, if unknown); None without cpufreq."""
@@ -175,7 +182,7 @@ class HostMonitor:
         failure: OSError | ValueError | None = None
         for file in self._thermal_files:
             try:
-                celsius = int(file.read_text()) / 1000.0
+                celsius = int(_read(file)) / 1000.0
             except (OSError, ValueError) as error:
                 failure = error
                 continue
@@ -194,17 +201,21 @@ def _thermal_files(directory: Path) -> Iterator[Path]:
             yield zone / "temp"
 
 
-def _cgroup_limit_cpus(directory: Path) -> float | None:
-    """CPU time that one cgroup grants, in CPUs, by v2's file or v1's; None if it is unlimited or absent."""
-    both = _read_if_there(directory / "cpu.max")
-    if both is not None:
-        quota, period = both.split()
-        return None if quota == "max" else int(quota) / int(period)
-    quota_us = _read_if_there(directory / "cpu.cfs_quota_us")
-    period_us = _read_if_there(directory / "cpu.cfs_period_us")
-    if quota_us is None or period_us is None or int(quota_us) <= 0:
+def _v2_limit_cpus(directory: Path) -> float | None:
+    """CPU time that a v2 cgroup grants, in CPUs; None if it is unlimited or absent."""
+    text = _read_if_there(directory / "cpu.max")
+    if text is None:
         return None
-    return int(quota_us) / int(period_us)
+    quota_us, period_us = text.split()
+    return None if quota_us == "max" else int(quota_us) / int(period_us)
+
+
+def _v1_limit_cpus(directory: Path) -> float | None:
+    """CPU time that a v1 cgroup grants, in CPUs; None if it is unlimited or absent."""
+    quota_us = _read_if_there(directory / "cpu.cfs_quota_us")
+    if quota_us is None or int(quota_us) <= 0:
+        return None
+    return int(quota_us) / int(_read(directory / "cpu.cfs_period_us"))
 
 
 def _memory_mib() -> tuple[float, float]:
@@ -213,9 +224,18 @@ def _memory_mib() -> tuple[float, float]:
     return memory.available / BYTES_PER_MIB, memory.total / BYTES_PER_MIB
 
 
+def _read(path: Path) -> str:
+    """The text of one of the kernel's small files, in three system calls; open() would make eight."""
+    descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        return os.read(descriptor, LARGEST_FILE_BYTES).decode()
+    finally:
+        os.close(descriptor)
+
+
 def _read_if_there(path: Path) -> str | None:
     """The file's text; None if there is no such file. Any other trouble is raised."""
     try:
-        return path.read_text()
+        return _read(path)
     except (FileNotFoundError, NotADirectoryError):
         return None
