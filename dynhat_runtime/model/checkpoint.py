@@ -1,0 +1,255 @@
+"""A bundle on disk: one SuperTransformer with everything needed to serve it, and sha256 of every file.
+
+    manifest.json                 format version, languages, sha256 and size of each file below
+    model.json                    `SuperTransformerSpec`: design space, vocabulary, norms
+    super_transformer.safetensors weights (half precision at rest, single precision in memory)
+    tokenizer.model               sentencepiece
+    training_record.json          data, licences, steps, seed, losses
+    tables/<device>.json          operating points, one table per measured device
+
+Reads no text and trains nothing. A file that is missing, truncated or altered is named, with the remedy.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import platform
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import torch
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from safetensors import SafetensorError
+from safetensors.torch import load, save
+from torch import Tensor
+
+from dynhat_runtime.design_space import DesignSpace
+from dynhat_runtime.errors import BundleError
+from dynhat_runtime.model.super_transformer import SuperTransformer, SuperTransformerSpec
+from dynhat_runtime.monitor.identity import device_name
+from dynhat_runtime.operating_point import OperatingPointTable
+
+MANIFEST, MODEL, WEIGHTS, TOKENIZER, TRAINING_RECORD, TABLES = (
+    "manifest.json", "model.json", "super_transformer.safetensors", "tokenizer.model", "training_record.json", "tables",
+)  # fmt: skip
+REQUIRED_FILES = (MODEL, WEIGHTS, TOKENIZER, TRAINING_RECORD)
+REMEDY = "restore the file, or give another bundle with --bundle"
+
+
+class FileRecord(BaseModel):
+    """What a file of the bundle must be."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    sha256: Annotated[str, Field(pattern="^[0-9a-f]{64}$")]
+    size_bytes: Annotated[int, Field(ge=0)]
+
+    @classmethod
+    def of(cls, content: bytes) -> FileRecord:
+        """The record of some content."""
+        return cls(sha256=hashlib.sha256(content).hexdigest(), size_bytes=len(content))
+
+
+class Manifest(BaseModel):
+    """First file read of a bundle."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    format_version: Literal[1] = 1
+    name: str
+    src_lang: str
+    tgt_lang: str
+    max_src_tokens: Annotated[int, Field(gt=1)]
+    """Longest source sentence the model was trained for, in tokens with eos."""
+    files: dict[str, FileRecord]
+
+
+@dataclass(frozen=True, slots=True)
+class Bundle:
+    """An opened bundle: its manifest is read and every file in it has been checked."""
+
+    path: Path
+    manifest: Manifest
+    spec: SuperTransformerSpec
+
+    @property
+    def src_lang(self) -> str:
+        """Code of the source language, such as en."""
+        return self.manifest.src_lang
+
+    @property
+    def tgt_lang(self) -> str:
+        """Code of the target language, such as de."""
+        return self.manifest.tgt_lang
+
+    @property
+    def design_space(self) -> DesignSpace:
+        """The choices the SuperTransformer was trained for."""
+        return self.spec.design_space
+
+    @property
+    def weights_sha256(self) -> str:
+        """Identifies the SuperTransformer that a table was measured on."""
+        return self.manifest.files[WEIGHTS].sha256
+
+    @classmethod
+    def open(cls, path: Path) -> Bundle:
+        """Read the manifest and check every file it lists.
+
+        Raises:
+            BundleError: Naming the file that is missing, truncated or altered, and the remedy.
+        """
+        manifest = _parse(Manifest, path / MANIFEST, _read(path / MANIFEST))
+        missing = [name for name in REQUIRED_FILES if name not in manifest.files]
+        if missing:
+            raise BundleError(f"{path / MANIFEST}: lists no {missing[0]}: {REMEDY}")
+        for name, record in manifest.files.items():
+            content = _read(path / name)
+            if len(content) != record.size_bytes:
+                raise BundleError(f"{path / name}: has {len(content)} bytes, should have {record.size_bytes}: {REMEDY}")
+            if FileRecord.of(content) != record:
+                raise BundleError(f"{path / name}: was altered (its sha256 is not the manifest's): {REMEDY}")
+        return cls(path, manifest, _parse(SuperTransformerSpec, path / MODEL, _read(path / MODEL)))
+
+    def super_transformer(self, device: str = "cpu") -> SuperTransformer:
+        """Load the weights into single-precision memory on `device`.
+
+        Raises:
+            BundleError: The weights file does not hold what `model.json` says.
+        """
+        file = self.path / WEIGHTS
+        try:
+            weights = load(_read(file))
+        except SafetensorError as error:
+            raise BundleError(f"{file}: no safetensors file ({error}): {REMEDY}") from error
+        return SuperTransformer(self.spec, {name: w.to(device, torch.float32) for name, w in weights.items()})
+
+    def tokenizer_model(self) -> bytes:
+        """The serialised tokenizer."""
+        return _read(self.path / TOKENIZER)
+
+    def training_record(self) -> dict[str, Any]:
+        """What the bundle says of its training."""
+        record = json.loads(_read(self.path / TRAINING_RECORD))
+        assert isinstance(record, dict)
+        return record
+
+    def table(self, path: Path | None = None) -> OperatingPointTable:
+        """The operating points to serve: those in `path`, else those measured on this device, else the nearest.
+
+        Nearest: a table of the same processor architecture, then any.
+
+        Raises:
+            BundleError: There is none, or it was measured on other weights or for another design space.
+        """
+        if path is not None:
+            return self._checked(path)
+        tables = [self._checked(self.path / name) for name in sorted(self.manifest.files) if name.startswith(f"{TABLES}/")]
+        if not tables:
+            raise BundleError(f"{self.path / TABLES}: no operating points yet: measure them with 'dynhat profile --points'")
+        here, machine = device_name(), platform.machine()
+        return min(tables, key=lambda table: (table.device.name != here, table.device.machine != machine))
+
+    def _checked(self, path: Path) -> OperatingPointTable:
+        table = OperatingPointTable.load(path)
+        if table.weights_sha256 != self.weights_sha256:
+            raise BundleError(f"{path}: was measured on other weights: measure it again with 'dynhat profile --points'")
+        table.check_against(self.design_space)
+        return table
+
+    def with_table(self, table: OperatingPointTable) -> Bundle:
+        """Write a measured table into the bundle and return the bundle with it.
+
+        Raises:
+            BundleError: The bundle's folder cannot be written.
+        """
+        name = f"{TABLES}/{_slug(table.device.name)}.json"
+        content = (table.model_dump_json(indent=1) + "\n").encode()
+        files = {**self.manifest.files, name: FileRecord.of(content)}
+        manifest = self.manifest.model_copy(update={"files": files})
+        _write_all(self.path, {name: content, MANIFEST: _manifest_json(manifest)})
+        return Bundle(self.path, manifest, self.spec)
+
+
+def write_bundle(
+    path: Path,
+    *,
+    name: str,
+    languages: tuple[str, str],
+    spec: SuperTransformerSpec,
+    weights: Mapping[str, Tensor],
+    tokenizer_model: bytes,
+    training_record: Mapping[str, Any],
+    max_src_tokens: int,
+) -> Bundle:
+    """Write a bundle without operating points; tables of other weights that stood there are removed.
+
+    Raises:
+        BundleError: The folder cannot be written.
+    """
+    contents = {
+        MODEL: (spec.model_dump_json(indent=1) + "\n").encode(),
+        WEIGHTS: save({key: weight.detach().to("cpu", torch.float16).contiguous() for key, weight in weights.items()}),
+        TOKENIZER: tokenizer_model,
+        TRAINING_RECORD: (json.dumps(training_record, indent=1, ensure_ascii=False) + "\n").encode(),
+    }
+    src_lang, tgt_lang = languages
+    manifest = Manifest(
+        name=name,
+        src_lang=src_lang,
+        tgt_lang=tgt_lang,
+        max_src_tokens=max_src_tokens,
+        files={file: FileRecord.of(content) for file, content in contents.items()},
+    )
+    for old in (path / TABLES).glob("*.json"):
+        old.unlink()
+    _write_all(path, {**contents, MANIFEST: _manifest_json(manifest)})
+    return Bundle(path, manifest, spec)
+
+
+def shipped_bundle_path() -> Path:
+    """The bundle that comes with the package, installed or in a working copy."""
+    package = Path(__file__).resolve().parent.parent
+    installed = package / "operating_points" / "en-de"
+    return installed if installed.exists() else package.parent / "operating_points" / "en-de"
+
+
+def _manifest_json(manifest: Manifest) -> bytes:
+    return (manifest.model_dump_json(indent=1) + "\n").encode()
+
+
+def _read(path: Path) -> bytes:
+    try:
+        return path.read_bytes()
+    except OSError as error:
+        raise BundleError(f"{path}: cannot be read ({error.strerror}): {REMEDY}") from error
+
+
+def _write_all(folder: Path, contents: Mapping[str, bytes]) -> None:
+    """Write each file under a temporary name first; the last one, the manifest, makes them valid."""
+    try:
+        for name, content in contents.items():
+            file = folder / name
+            file.parent.mkdir(parents=True, exist_ok=True)
+            partial = file.with_name(file.name + ".partial")
+            partial.write_bytes(content)
+            partial.replace(file)
+    except OSError as error:
+        raise BundleError(f"{folder}: cannot be written ({error.strerror}): give a folder you may write to") from error
+
+
+def _parse(model: type[Any], path: Path, content: bytes) -> Any:
+    try:
+        return model.model_validate_json(content)
+    except ValidationError as error:
+        first = error.errors()[0]
+        field = ".".join(str(part) for part in first["loc"]) or "file"
+        raise BundleError(f"{path}: {field}: {first['msg']}: {REMEDY}") from error
+
+
+def _slug(device: str) -> str:
+    words = "".join(character if character.isalnum() else " " for character in device.lower()).split()
+    return "-".join(words)[:60] or "device"
