@@ -20,6 +20,14 @@ from dynhat_runtime.service.limits import RequestLimits
 
 LIMITS = RequestLimits(char_limit=100, batch_limit=4, timeout_s=10)
 HELLO = {"q": "Hello.", "source": "en", "target": "de"}
+SCOPE = {
+    "type": "http",
+    "method": "POST",
+    "path": "/translate",
+    "query_string": b"",
+    "headers": [(b"content-type", b"application/json")],
+}
+"""A POST /translate for the application itself, where a client library would be too well-behaved."""
 
 
 @pytest.fixture
@@ -272,13 +280,6 @@ def test_a_client_that_leaves(lifecycle: Lifecycle, engine: FakeEngine) -> None:
         {"type": "http.request", "body": body, "more_body": False},
         {"type": "http.disconnect"},
     ]
-    scope = {
-        "type": "http",
-        "method": "POST",
-        "path": "/translate",
-        "query_string": b"",
-        "headers": [(b"content-type", b"application/json")],
-    }
 
     async def receive() -> dict[str, Any]:
         return arriving.pop(0)
@@ -286,9 +287,26 @@ def test_a_client_that_leaves(lifecycle: Lifecycle, engine: FakeEngine) -> None:
     async def send(_message: Any) -> None:
         pass
 
-    asyncio.run(app(scope, receive, send))
+    asyncio.run(app(dict(SCOPE), receive, send))
     assert engine.futures[1].cancelled()
     assert lifecycle.num_in_flight == 0
+
+
+def test_a_body_that_does_not_arrive(lifecycle: Lifecycle) -> None:
+    """A client that does not finish its request within the timeout is answered 408."""
+    app = create_app(lifecycle, RequestLimits(timeout_s=0.05))
+    sent: list[Any] = []
+
+    async def receive() -> dict[str, Any]:
+        await asyncio.sleep(30)
+        return {"type": "http.disconnect"}
+
+    async def send(message: Any) -> None:
+        sent.append(message)
+
+    asyncio.run(app(dict(SCOPE), receive, send))
+    assert sent[0]["status"] == 408
+    assert "took longer than 0.05 s" in json.loads(sent[1]["body"])["error"]
 
 
 # --- phases ---
