@@ -9,6 +9,7 @@
     |-- EngineError                 the engine cannot take or finish a translation
     |   |-- EngineOverloadedError   the bounded queue is full (HTTP 429)
     |   `-- EngineStoppedError      the engine is stopping or stopped (HTTP 503)
+    |-- DaemonUnreachableError      no daemon answers where one was asked, or it is not ready
     |-- MonitorError                a sensor that cannot be read at all
     `-- TrainingError               data or recipe that cannot be trained on
 
@@ -63,6 +64,12 @@ class EngineOverloadedError(EngineError):
 
 class EngineStoppedError(EngineError):
     """The engine is stopping or has stopped."""
+
+
+class DaemonUnreachableError(DynhatError):
+    """No daemon answers where one was asked, or it is not ready."""
+
+    exit_code = 1
 
 
 class MonitorError(DynhatError):

@@ -1,0 +1,293 @@
+"""The composition root: settings become objects, the objects a daemon, and a signal takes it down again.
+
+Start: check paths, open the socket, answer "loading"; build and start engine and loop on a thread; ready.
+Stop (SIGTERM, SIGINT): refuse new translations, finish those in flight, stop control loop and engine, close.
+A second signal stops waiting for requests; a third has the system's default effect.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import errno
+import logging
+import signal
+import socket
+import sys
+import time
+from collections.abc import Callable, Generator
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import uvicorn
+
+from dynhat_runtime.errors import SettingsError
+from dynhat_runtime.service.app import create_app
+from dynhat_runtime.service.lifecycle import Lifecycle, Serving
+from dynhat_runtime.service.limits import RequestLimits
+from dynhat_runtime.service.ports import ControlPort, EnginePort
+from dynhat_runtime.settings import Settings
+
+SHORTEST_STOP_S = 1.0
+"""What the engine gets to stop even when draining took all the time there was."""
+
+CLOSING_S = 2
+"""What clients get to close their connections once everything is answered."""
+
+logger = logging.getLogger(__name__)
+
+
+class StartableEngine(EnginePort, Protocol):
+    """An engine together with its start and stop."""
+
+    def start(self) -> None:
+        """Begin to translate."""
+
+    def stop(self, timeout_s: float) -> None:
+        """Fail what waits, finish what runs if it takes no longer than `timeout_s`."""
+
+
+class StartableControl(ControlPort, Protocol):
+    """A control loop together with its start and stop."""
+
+    def start(self) -> None:
+        """Begin to decide."""
+
+    def stop(self) -> None:
+        """Decide no more."""
+
+
+@dataclass(frozen=True, slots=True)
+class Runtime:
+    """What has to be loaded before the daemon is ready."""
+
+    engine: StartableEngine
+    control: StartableControl
+    latency_budget_ms: float
+
+    def start(self) -> None:
+        """Engine first: the control loop acts on it."""
+        self.engine.start()
+        try:
+            self.control.start()
+        except BaseException:
+            self.engine.stop(SHORTEST_STOP_S)
+            raise
+
+    def stop(self, timeout_s: float) -> None:
+        """In the reverse order."""
+        self.control.stop()
+        self.engine.stop(timeout_s)
+
+
+def build_runtime(settings: Settings) -> Runtime:
+    """Load the bundle and its table, and put the engine and the control loop on them.
+
+    Raises:
+        DynhatError: What is wrong with the bundle, the table or the device.
+    """
+    # Imported here: torch takes seconds, and the daemon answers before that.
+    from dynhat_runtime.control_loop import ControlLoop
+    from dynhat_runtime.engine import TranslationEngine
+    from dynhat_runtime.governor.policy import GovernorRules
+    from dynhat_runtime.model.checkpoint import Bundle, shipped_bundle_path
+    from dynhat_runtime.monitor.host import HostMonitor
+
+    bundle = Bundle.open(settings.bundle or shipped_bundle_path())
+    table = bundle.table(settings.table)
+    budget_ms = settings.latency_budget_ms or table.default_latency_budget_ms
+    engine = TranslationEngine.load(
+        bundle,
+        table,
+        beam_size=settings.beam_size,
+        queue_limit_sentences=settings.queue_limit_sentences,
+    )
+    control = ControlLoop(
+        HostMonitor(),
+        engine,
+        table,
+        GovernorRules(latency_budget_ms=budget_ms),
+        interval_s=settings.control_interval_s,
+    )
+    return Runtime(engine, control, budget_ms)
+
+
+def run(settings: Settings, build: Callable[[Settings], Runtime] = build_runtime) -> int:
+    """Serve until told to stop; the process exit status.
+
+    Args:
+        settings: What the operator chose.
+        build: Makes what is served; tests bring their own.
+
+    Raises:
+        DynhatError: The daemon could not start; its message says what to do.
+    """
+    _check_paths(settings)
+    listener = open_listener(settings.host, settings.port)
+    logging.basicConfig(
+        stream=sys.stderr, level=settings.log_level.upper(), format="%(asctime)s %(levelname)s %(message)s"
+    )
+    logging.getLogger("uvicorn").setLevel(max(logging.WARNING, logging.getLogger().level))
+    asyncio.run(_Daemon(settings, listener, build).serve())
+    return 0
+
+
+def open_listener(host: str, port: int) -> socket.socket:
+    """A listening TCP socket.
+
+    Raises:
+        SettingsError: Host or port cannot be used, and which to change.
+    """
+    try:
+        family, kind, protocol, _, address = socket.getaddrinfo(
+            host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
+        )[0]
+    except (socket.gaierror, UnicodeError) as error:
+        raise SettingsError(f"host {host!r} cannot be resolved ({error}): give --host an address") from error
+    listener = socket.socket(family, kind, protocol)
+    try:
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        listener.bind(address)
+        listener.listen()
+    except OSError as error:
+        listener.close()
+        raise SettingsError(_why_not_listening(host, port, error)) from error
+    return listener
+
+
+def _why_not_listening(host: str, port: int, error: OSError) -> str:
+    """What to do about a socket that would not open."""
+    if error.errno == errno.EADDRINUSE:
+        return f"port {port} on {host} is in use: stop the other program or give --port"
+    if error.errno == errno.EACCES:
+        return f"port {port} on {host} is for privileged programs: give --port 1024 or above"
+    if error.errno == errno.EADDRNOTAVAIL:
+        return f"host {host} is not an address of this machine: give --host another one"
+    return f"cannot listen on port {port} of {host} ({error.strerror}): give --host or --port"
+
+
+def _check_paths(settings: Settings) -> None:
+    """What can be said of the paths at once, before anything is loaded."""
+    if settings.bundle is not None and not settings.bundle.is_dir():
+        raise SettingsError(f"bundle {settings.bundle} is not a folder: give --bundle a bundle's folder")
+    if settings.table is not None and not settings.table.is_file():
+        raise SettingsError(f"table {settings.table} is not a file: measure one with 'dynhat profile'")
+
+
+def _url(listener: socket.socket) -> str:
+    """Where the daemon is reached, with the port it really has."""
+    host, port = listener.getsockname()[:2]
+    return f"http://[{host}]:{port}" if listener.family == socket.AF_INET6 else f"http://{host}:{port}"
+
+
+async def _first_of(*futures: asyncio.Future[Any], timeout_s: float | None = None) -> None:
+    """Return when one of them is done, or time is up."""
+    await asyncio.wait(futures, timeout=timeout_s, return_when=asyncio.FIRST_COMPLETED)
+
+
+class _Server(uvicorn.Server):
+    """uvicorn without its signal handlers: it would close the door before the daemon has drained."""
+
+    @contextlib.contextmanager
+    def capture_signals(self) -> Generator[None, None, None]:
+        """Leave signals to the daemon."""
+        yield
+
+
+class _Daemon:
+    """One run from the open socket to the closed one."""
+
+    def __init__(
+        self, settings: Settings, listener: socket.socket, build: Callable[[Settings], Runtime]
+    ) -> None:
+        self._settings = settings
+        self._listener = listener
+        self._build = build
+        self._url = _url(listener)
+        self._lifecycle = Lifecycle()
+        self._told_to_stop = asyncio.Event()
+        self._told_to_hurry = asyncio.Event()
+        limits = RequestLimits(settings.char_limit, settings.batch_limit, settings.request_timeout_s)
+        self._server = _Server(
+            uvicorn.Config(
+                create_app(self._lifecycle, limits),
+                http="h11",
+                lifespan="off",
+                log_config=None,
+                access_log=False,
+                server_header=False,
+                timeout_graceful_shutdown=CLOSING_S,
+            )
+        )
+
+    async def serve(self) -> None:
+        """Load, serve, drain, close; raises what loading raised."""
+        for signal_number in (signal.SIGTERM, signal.SIGINT):
+            asyncio.get_running_loop().add_signal_handler(signal_number, self._on_signal)
+        serving = asyncio.ensure_future(self._server.serve(sockets=[self._listener]))
+        loading = asyncio.ensure_future(asyncio.to_thread(self._load))
+        try:
+            await self._serve_until_told(loading, serving)
+            await self._drain_and_stop(loading)
+        finally:
+            self._server.should_exit = True
+            await serving
+
+    def _load(self) -> Runtime:
+        """Build and start; runs on a thread of its own."""
+        runtime = self._build(self._settings)
+        runtime.start()
+        return runtime
+
+    async def _serve_until_told(
+        self, loading: asyncio.Future[Runtime], serving: asyncio.Future[None]
+    ) -> None:
+        """Return when a signal came, during loading or after."""
+        logger.info("loading: %s", self._url)
+        told = asyncio.ensure_future(self._told_to_stop.wait())
+        await _first_of(loading, told, serving)
+        if loading.done() and not told.done():
+            if loading.exception() is not None:
+                self._lifecycle.fail()
+            self._announce(loading.result())
+            await _first_of(told, serving)
+        told.cancel()
+
+    def _announce(self, runtime: Runtime) -> None:
+        """Open for translations."""
+        engine = runtime.engine
+        self._lifecycle.ready(Serving(engine, runtime.control))
+        logger.info(
+            "ready: %s operating point %s of %d, budget %g ms",
+            self._url,
+            engine.active_point_id,
+            len(engine.table),
+            runtime.latency_budget_ms,
+        )
+
+    async def _drain_and_stop(self, loading: asyncio.Future[Runtime]) -> None:
+        """Let requests finish, then stop what translates. Health answers "draining" all the while."""
+        deadline_s = time.monotonic() + self._settings.drain_timeout_s
+        self._lifecycle.drain()
+        logger.info("draining: %d requests in flight", self._lifecycle.num_in_flight)
+        idle = asyncio.ensure_future(self._lifecycle.wait_idle())
+        hurry = asyncio.ensure_future(self._told_to_hurry.wait())
+        await _first_of(idle, hurry, timeout_s=self._settings.drain_timeout_s)
+        if not idle.done():
+            logger.warning("giving up on %d requests in flight", self._lifecycle.num_in_flight)
+        idle.cancel()
+        hurry.cancel()
+        await asyncio.wait({loading})
+        if loading.exception() is None:
+            timeout_s = max(SHORTEST_STOP_S, deadline_s - time.monotonic())
+            await asyncio.to_thread(loading.result().stop, timeout_s)
+        logger.info("stopped")
+
+    def _on_signal(self) -> None:
+        """First: drain. Second: hurry, and leave a third to the system."""
+        if not self._told_to_stop.is_set():
+            self._told_to_stop.set()
+            return
+        self._told_to_hurry.set()
+        for signal_number in (signal.SIGTERM, signal.SIGINT):
+            asyncio.get_running_loop().remove_signal_handler(signal_number)

@@ -1,0 +1,32 @@
+"""The application factory: routes, error answers and the gate around them, over one lifecycle."""
+
+from __future__ import annotations
+
+from fastapi import FastAPI
+
+from dynhat_runtime import __version__
+from dynhat_runtime.service import error_answers, libretranslate, operations
+from dynhat_runtime.service.gate import Gate
+from dynhat_runtime.service.lifecycle import Lifecycle
+from dynhat_runtime.service.limits import RequestLimits
+
+
+def create_app(lifecycle: Lifecycle, limits: RequestLimits) -> FastAPI:
+    """The HTTP application.
+
+    Args:
+        lifecycle: Says whether translations are served, and by what; its owner moves it on.
+        limits: How much one request may ask for.
+    """
+    app = FastAPI(
+        title="dynhat-runtime",
+        version=__version__,
+        docs_url=None,  # its page loads scripts from elsewhere, and a device may have no network
+        redoc_url=None,
+        redirect_slashes=False,
+    )
+    error_answers.install(app)
+    app.include_router(libretranslate.router(lifecycle, limits))
+    app.include_router(operations.router(lifecycle))
+    app.add_middleware(Gate, lifecycle=lifecycle)
+    return app

@@ -1,0 +1,88 @@
+"""Where the daemon stands between loading and gone, and how many requests it is answering.
+
+    loading --> ok --> draining
+       `----> error
+
+Belongs to the event loop's thread: nothing here is locked. Starts and stops nothing itself.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Literal
+
+from dynhat_runtime.errors import EngineStoppedError
+from dynhat_runtime.service.ports import ControlPort, EnginePort
+
+Phase = Literal["loading", "ok", "draining", "error"]
+
+NO_POINT = "none"
+"""What stands for the active operating point's id while nothing is loaded."""
+
+
+@dataclass(frozen=True, slots=True)
+class Serving:
+    """What answers requests once it is loaded."""
+
+    engine: EnginePort
+    control: ControlPort
+
+
+class Lifecycle:
+    """The phase, what serves in it, and the requests in flight."""
+
+    def __init__(self) -> None:
+        self.phase: Phase = "loading"
+        self.num_in_flight = 0
+        self._serving: Serving | None = None
+        self._idle = asyncio.Event()
+        self._idle.set()
+
+    @property
+    def serving(self) -> Serving:
+        """What answers requests.
+
+        Raises:
+            EngineStoppedError: Nothing does, not yet or no longer.
+        """
+        if self._serving is None or self.phase != "ok":
+            raise EngineStoppedError(f"not ready ({self.phase}): GET /health says when to try again")
+        return self._serving
+
+    @property
+    def active_point_id(self) -> str:
+        """Id of the active operating point, or `NO_POINT`."""
+        return NO_POINT if self._serving is None else self._serving.engine.active_point_id
+
+    def ready(self, serving: Serving) -> None:
+        """Loading is done. A daemon that was told to stop meanwhile stays draining."""
+        if self.phase == "loading":
+            self._serving = serving
+            self.phase = "ok"
+
+    def fail(self) -> None:
+        """Loading failed."""
+        self.phase = "error"
+
+    def drain(self) -> None:
+        """Take no more translations."""
+        self.phase = "draining"
+
+    @contextmanager
+    def request(self) -> Iterator[None]:
+        """Count one request as in flight."""
+        self.num_in_flight += 1
+        self._idle.clear()
+        try:
+            yield
+        finally:
+            self.num_in_flight -= 1
+            if self.num_in_flight == 0:
+                self._idle.set()
+
+    async def wait_idle(self) -> None:
+        """Return when no request is in flight."""
+        await self._idle.wait()

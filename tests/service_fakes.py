@@ -1,0 +1,185 @@
+"""An engine that shouts and a control loop that obeys, for tests of what stands around them."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass, replace
+from datetime import datetime, timezone
+
+from dynhat_runtime.design_space import SubTransformerConfig
+from dynhat_runtime.errors import EngineOverloadedError, EngineStoppedError
+from dynhat_runtime.operating_point import (
+    DeviceDescription,
+    LatencyMeasurement,
+    OperatingPoint,
+    OperatingPointTable,
+)
+from dynhat_runtime.resource_snapshot import ResourceSnapshot
+from dynhat_runtime.service.ports import Mode
+
+SINCE = datetime(2026, 1, 2, 3, 4, 5, 678000, tzinfo=timezone.utc)
+
+
+def make_table(num_points: int = 3) -> OperatingPointTable:
+    """Points p1, p2, ...: each 10 ms slower than the one before."""
+    return OperatingPointTable(
+        device=DeviceDescription(
+            name="test bench",
+            machine="aarch64",
+            num_cpus=4,
+            torch_version="2.1.0",
+            precision="float32",
+            beam_size=4,
+            measured_at="2026-01-01T00:00:00+00:00",
+        ),
+        design_space="tiny",
+        weights_sha256="0" * 64,
+        default_latency_budget_ms=35,
+        points=tuple(_make_point(number) for number in range(1, num_points + 1)),
+    )
+
+
+def _make_point(number: int) -> OperatingPoint:
+    """A point with as many decoder layers as its number."""
+    total_ms = 10.0 * number
+    return OperatingPoint(
+        id=f"p{number}",
+        config=SubTransformerConfig(
+            encoder_embed_dim=8,
+            encoder_ffn_dims=(16,),
+            encoder_attention_heads=(2,),
+            decoder_embed_dim=8,
+            decoder_ffn_dims=(16,) * number,
+            decoder_attention_heads=(2,) * number,
+            cross_attention_heads=(2,) * number,
+            cross_attention_spans=(1,) * number,
+        ),
+        num_parameters=1_000_000 * number,
+        latencies=(
+            LatencyMeasurement(
+                num_cpus=4,
+                num_src_tokens=30,
+                num_tgt_tokens=30,
+                encoder_ms=total_ms / 2,
+                decoder_ms=total_ms / 2,
+                total_ms=total_ms,
+                std_ms=0.5,
+                num_runs=5,
+            ),
+        ),
+        dev_loss=4.0 - number / 10,
+        bleu=20.0 + number,
+        bleu_signature="sacrebleu|test",
+    )
+
+
+@dataclass(frozen=True)
+class FakeTranslation:
+    """What the fake engine returns per text."""
+
+    text: str
+    operating_point: str
+
+
+class FakeEngine:
+    """Translates to upper case, on a thread of its own, once `go` is set (it is at first).
+
+    `failure` is raised by `submit`; `late_failure` ends the future.
+    """
+
+    src_lang = "en"
+    tgt_lang = "de"
+
+    def __init__(self, table: OperatingPointTable | None = None) -> None:
+        self.table = table or make_table()
+        self.active_point_id = self.table.points[0].id
+        self.go = threading.Event()
+        self.go.set()
+        self.failure: Exception | None = None
+        self.late_failure: Exception | None = None
+        self.submitted: list[list[str]] = []
+        self.futures: list[Future[list[FakeTranslation]]] = []
+        self.is_stopped = False
+        self._worker = ThreadPoolExecutor(1)
+
+    def submit(self, texts: Sequence[str], *, beam_size: int | None = None) -> Future[list[FakeTranslation]]:
+        """Queue the texts."""
+        if self.failure is not None:
+            raise self.failure
+        if self.is_stopped:
+            raise EngineStoppedError("engine is stopped")
+        self.submitted.append(list(texts))
+        future = self._worker.submit(self._translate, list(texts), self.active_point_id)
+        self.futures.append(future)
+        return future
+
+    def _translate(self, texts: list[str], point_id: str) -> list[FakeTranslation]:
+        self.go.wait(timeout=30)
+        if self.late_failure is not None:
+            raise self.late_failure
+        return [FakeTranslation(text.upper(), point_id) for text in texts]
+
+    def start(self) -> None:
+        """Nothing to start."""
+
+    def stop(self, timeout_s: float) -> None:
+        """Refuse what comes, and let go of what is held."""
+        self.is_stopped = True
+        self.late_failure = EngineStoppedError("engine is stopped")
+        self.go.set()
+
+
+def overloaded() -> EngineOverloadedError:
+    """What a full queue raises."""
+    return EngineOverloadedError("the queue is full: 512 sentences wait")
+
+
+@dataclass(frozen=True)
+class FakeStatus:
+    """What the fake control loop says of itself."""
+
+    active_id: str
+    mode: Mode
+    since_utc: datetime
+    reason: str
+    snapshot: ResourceSnapshot | None
+
+
+class FakeControl:
+    """Does what it is told, and in "auto" takes the fastest point."""
+
+    def __init__(self, engine: FakeEngine) -> None:
+        self._engine = engine
+        self.is_stopped = False
+        self.state = FakeStatus(
+            active_id=engine.active_point_id,
+            mode="auto",
+            since_utc=SINCE,
+            reason="fits the budget of 35 ms",
+            snapshot=ResourceSnapshot(monotonic_s=1.0, source="host", usable_cpus=(0, 1), cpu_quota_cpus=1.5),
+        )
+
+    def start(self) -> None:
+        """Nothing to start."""
+
+    def stop(self) -> None:
+        """Note that it was asked for."""
+        self.is_stopped = True
+
+    def status(self) -> FakeStatus:
+        """The present state."""
+        return self.state
+
+    def pin(self, point_id: str) -> None:
+        """Make one point active."""
+        self._switch(self._engine.table[point_id].id, "pinned")
+
+    def set_auto(self) -> None:
+        """Make the fastest point active."""
+        self._switch(self._engine.table.points[0].id, "auto")
+
+    def _switch(self, point_id: str, mode: Mode) -> None:
+        self._engine.active_point_id = point_id
+        self.state = replace(self.state, active_id=point_id, mode=mode, reason="asked for")
