@@ -15,7 +15,7 @@ import typer
 from typer.core import TyperGroup
 
 from dynhat_runtime import __version__
-from dynhat_runtime.errors import DynhatError, RequestError
+from dynhat_runtime.errors import DynhatError, RequestError, SettingsError
 
 if TYPE_CHECKING:
     from dynhat_runtime.operating_point import OperatingPointTable
@@ -182,9 +182,9 @@ def translate(
       echo 'Good morning.' | dynhat translate --beam 4
     """
     from dynhat_runtime.engine import TranslationEngine
-    from dynhat_runtime.model.checkpoint import Bundle, shipped_bundle_path
+    from dynhat_runtime.model.checkpoint import Bundle
 
-    opened = Bundle.open(bundle or shipped_bundle_path())
+    opened = Bundle.open(_bundle_path(bundle))
     table = _only_point(opened.table(None), point)
     engine = TranslationEngine.load(
         opened, table, beam_size=beam, queue_limit_sentences=QUEUE_LIMIT_SENTENCES
@@ -198,7 +198,160 @@ def translate(
         engine.stop(STOP_S)
 
 
-# --- design time: train, profile, evaluate, tokenizer (extra [offline]) ---
+# --- design time (extra [offline]) ---
+
+
+DataDirOption = Annotated[Path, typer.Option(help="Folder below which the recipe's text files lie.")]
+RunDirOption = Annotated[Path, typer.Option(help="Folder of this training run; it is resumed if it exists.")]
+RecipeArgument = Annotated[Path, typer.Argument(help="Training recipe, a TOML file.")]
+
+
+@app.command()
+def train(
+    recipe: RecipeArgument,
+    data_dir: DataDirOption,
+    run_dir: RunDirOption,
+    device: Annotated[
+        str | None, typer.Option(help="cpu, cuda:0 ...; without it CUDA if there is any.")
+    ] = None,
+    num_threads: Annotated[
+        int | None, typer.Option(min=1, help="CPU threads of this process; without it torch's default.")
+    ] = None,
+) -> None:
+    """Train a SuperTransformer. Ctrl-C saves; the same command goes on from there.
+
+    \b
+    Example:
+      dynhat train recipes/en-de.toml --data-dir data --run-dir runs/en-de
+      torchrun --nproc-per-node 2 -m dynhat_runtime train recipes/en-de.toml \\
+        --data-dir data --run-dir runs/en-de --num-threads 1
+    """
+    _need_offline()
+    import torch
+
+    from dynhat_runtime.offline.recipe import Recipe
+    from dynhat_runtime.offline.train import train as train_run
+
+    if num_threads:
+        torch.set_num_threads(num_threads)
+    run = train_run(Recipe.load(recipe), data_dir, run_dir, device_name=device)
+    typer.echo(f"saved in {run.path}; make a bundle with 'dynhat export'", err=True)
+
+
+@app.command()
+def export(
+    recipe: RecipeArgument,
+    run_dir: RunDirOption,
+    out: Annotated[Path, typer.Option(help="Bundle folder to write.")],
+    average: Annotated[int, typer.Option(min=1, help="Checkpoints to average, the last ones.")] = 5,
+) -> None:
+    """Write a training run's averaged checkpoints as a bundle, still without operating points.
+
+    \b
+    Example:
+      dynhat export recipes/en-de.toml --run-dir runs/en-de --out my-bundle
+      dynhat profile --points --bundle my-bundle --from recipes/en-de-points.toml
+    """
+    _need_offline()
+    from dynhat_runtime.offline.export import export_bundle
+    from dynhat_runtime.offline.recipe import Recipe
+
+    bundle = export_bundle(Recipe.load(recipe), run_dir, out, average)
+    typer.echo(f"wrote {bundle.path}; measure its operating points with 'dynhat profile --points'", err=True)
+
+
+@app.command()
+def profile(
+    measure_points: Annotated[
+        bool, typer.Option("--points", help="Measure the operating points of the bundle's table.")
+    ] = False,
+    bundle: BundleOption = None,
+    points_file: Annotated[
+        Path | None, typer.Option("--from", help="TOML file of points to measure instead of the table's.")
+    ] = None,
+    dev: Annotated[
+        Path | None, typer.Option(help="Dev set (.tsv.gz): measure each point's dev loss.")
+    ] = None,
+    test: Annotated[Path | None, typer.Option(help="Test set (.tsv.gz): measure each point's BLEU.")] = None,
+    runs: Annotated[int, typer.Option(min=5, help="Timed runs per point, length and CPU count.")] = 30,
+    beam: Annotated[int, typer.Option(min=1, max=16, help="Beam to measure with; serve with the same.")] = 4,
+    out: Annotated[Path | None, typer.Option(help="Write the table here instead of into the bundle.")] = None,
+) -> None:
+    """Measure operating points on this device: latency at several lengths and CPU counts, and quality.
+
+    Quality is carried over from the present table unless --dev or --test measure it again.
+
+    \b
+    Example:
+      dynhat profile --points
+      dynhat profile --points --out nano.json && dynhat serve --table nano.json
+    """
+    _need_offline()
+    if not measure_points:
+        raise SettingsError("profile needs to know what to measure: give --points")
+    from dynhat_runtime.offline.commands import profile_bundle
+    from dynhat_runtime.offline.profile import ProfileOptions
+
+    where = profile_bundle(
+        _bundle_path(bundle),
+        points_file=points_file,
+        dev=dev,
+        test=test,
+        options=ProfileOptions(num_runs=runs, beam_size=beam),
+        out=out,
+    )
+    typer.echo(f"wrote {where}", err=True)
+
+
+@app.command()
+def evaluate(
+    test: Annotated[Path, typer.Option(help="Test set: gzipped TSV, source, tab, reference.")],
+    bundle: BundleOption = None,
+    point: Annotated[str | None, typer.Option(help="One operating point; without it all of them.")] = None,
+    beam: Annotated[int, typer.Option(min=1, max=16, help="Hypotheses kept per sentence.")] = 4,
+    limit: Annotated[int | None, typer.Option(min=1, help="Only the first so many sentences.")] = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Score operating points on a test set: BLEU and chrF with sacreBLEU's signatures.
+
+    \b
+    Example:
+      dynhat evaluate --test data/test/tatoeba_test.tsv.gz --point l6
+    """
+    _need_offline()
+    from dynhat_runtime.offline.commands import evaluate_bundle
+
+    rows = evaluate_bundle(_bundle_path(bundle), test, point_id=point, beam_size=beam, limit=limit)
+    if as_json:
+        typer.echo(json.dumps(rows, indent=1))
+        return
+    for row in rows:
+        typer.echo(
+            f"{row['id']}: BLEU {row['bleu']:.2f}  chrF {row['chrf']:.2f}  ({row['num_sentences']} sentences)"
+        )
+    typer.echo(f"{rows[0]['bleu_signature']}\n{rows[0]['chrf_signature']}")
+
+
+def _need_offline() -> None:
+    """Say what to install when the design-time libraries are not there.
+
+    Raises:
+        SettingsError: With the command that installs them.
+    """
+    from importlib.util import find_spec
+
+    missing = [name for name in ("sacrebleu", "matplotlib") if find_spec(name) is None]
+    if missing:
+        raise SettingsError(f"{missing[0]} is not installed: pip install 'dynhat-runtime[offline]'")
+
+
+def _bundle_path(bundle: Path | None) -> Path:
+    """The bundle's folder: the one asked for, or the shipped one."""
+    if bundle is not None:
+        return bundle
+    from dynhat_runtime.model.checkpoint import shipped_bundle_path
+
+    return shipped_bundle_path()
 
 
 def translate_lines(engine: EnginePort, lines: BinaryIO | Iterable[bytes]) -> Iterator[str]:
@@ -221,10 +374,9 @@ def _load_table(bundle: Path | None, table: Path | None) -> OperatingPointTable:
 
     if table is not None and bundle is None:
         return OperatingPointTable.load(table)
-    from dynhat_runtime.model.checkpoint import Bundle, shipped_bundle_path
+    from dynhat_runtime.model.checkpoint import Bundle
 
-    loaded: OperatingPointTable = Bundle.open(bundle or shipped_bundle_path()).table(table)
-    return loaded
+    return Bundle.open(_bundle_path(bundle)).table(table)
 
 
 def _only_point(table: OperatingPointTable, point_id: str | None) -> OperatingPointTable:

@@ -51,7 +51,10 @@ class SubTransformerConfig(BaseModel):
         """Per-layer tuples of one stack must be equally long."""
         stacks = (
             ("encoder_ffn_dims", ("encoder_attention_heads",)),
-            ("decoder_ffn_dims", ("decoder_attention_heads", "cross_attention_heads", "cross_attention_spans")),
+            (
+                "decoder_ffn_dims",
+                ("decoder_attention_heads", "cross_attention_heads", "cross_attention_spans"),
+            ),
         )
         for reference, others in stacks:
             depth = len(getattr(self, reference))
@@ -146,7 +149,9 @@ class DesignSpace(BaseModel):
             if field.endswith("heads"):
                 for heads in choices:
                     if self.qkv_dim % heads:
-                        raise DesignSpaceError(f"{field} choice {heads} does not divide qkv_dim={self.qkv_dim}")
+                        raise DesignSpaceError(
+                            f"{field} choice {heads} does not divide qkv_dim={self.qkv_dim}"
+                        )
         if max(self.cross_attention_span) > self.max_encoder_layers:
             raise DesignSpaceError(
                 f"cross_attention_span={self.cross_attention_span} reaches past the encoder's "
@@ -220,7 +225,9 @@ class DesignSpace(BaseModel):
 
     def _check_value(self, field: str, value: int, choices: tuple[int, ...]) -> None:
         if value not in choices:
-            raise DesignSpaceError(f"{field}={value} is not in design space {self.name!r}: choose one of {choices}")
+            raise DesignSpaceError(
+                f"{field}={value} is not in design space {self.name!r}: choose one of {choices}"
+            )
 
     def num_configurations(self) -> int:
         """Number of distinct architectures in this space."""
@@ -233,7 +240,7 @@ class DesignSpace(BaseModel):
         )
         encoders = sum(encoder_layer**depth for depth in self.encoder_num_layers)
         decoders = sum(decoder_layer**depth for depth in self.decoder_num_layers)
-        return len(self.encoder_embed_dim) * len(self.decoder_embed_dim) * encoders * decoders
+        return int(len(self.encoder_embed_dim) * len(self.decoder_embed_dim) * encoders * decoders)
 
     def num_parameters(self, config: SubTransformerConfig) -> int:
         """Weights of one SubTransformer without embeddings and output projection (HAT's count)."""
@@ -265,7 +272,8 @@ class DesignSpace(BaseModel):
         num_encoder = rng.choice(self.encoder_num_layers)
         num_decoder = rng.choice(self.decoder_num_layers)
         encoder = [
-            (rng.choice(self.encoder_ffn_dim), rng.choice(self.encoder_attention_heads)) for _ in range(num_encoder)
+            (rng.choice(self.encoder_ffn_dim), rng.choice(self.encoder_attention_heads))
+            for _ in range(num_encoder)
         ]
         decoder = [
             (
@@ -287,7 +295,9 @@ class DesignSpace(BaseModel):
             cross_attention_spans=tuple(spans[:num_decoder]),
         )
 
-    def mutate(self, config: SubTransformerConfig, probability: float, rng: random.Random) -> SubTransformerConfig:
+    def mutate(
+        self, config: SubTransformerConfig, probability: float, rng: random.Random
+    ) -> SubTransformerConfig:
         """Redraw each gene entry with `probability`."""
         gene = [
             rng.choice(slot.choices) if rng.random() < probability else value
@@ -336,7 +346,9 @@ class DesignSpace(BaseModel):
         """
         slots = tuple(self._slots())
         if len(gene) != len(slots):
-            raise DesignSpaceError(f"gene has {len(gene)} entries; design space {self.name!r} needs {len(slots)}")
+            raise DesignSpaceError(
+                f"gene has {len(gene)} entries; design space {self.name!r} needs {len(slots)}"
+            )
         values: dict[str, list[int]] = {}
         for position, (slot, value) in enumerate(zip(slots, gene, strict=True)):
             if value not in slot.choices:

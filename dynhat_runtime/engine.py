@@ -9,7 +9,6 @@ Senses nothing and decides nothing: the control loop calls `switch_to` and `foll
 from __future__ import annotations
 
 import logging
-import os
 import threading
 import time
 from collections import deque
@@ -19,13 +18,14 @@ from dataclasses import dataclass, field
 
 import torch
 
-from dynhat_runtime.decoding.beam_search import BeamOptions, Cancelled
+from dynhat_runtime.decoding.beam_search import BeamOptions, SearchCancelledError
 from dynhat_runtime.decoding.sentences import Segment, join_sentences, split_sentences
 from dynhat_runtime.decoding.tokenizer import Tokenizer
 from dynhat_runtime.decoding.translator import LengthLimits, Translator
 from dynhat_runtime.errors import EngineOverloadedError, EngineStoppedError, UnknownOperatingPointError
 from dynhat_runtime.model.checkpoint import Bundle
 from dynhat_runtime.model.sub_transformer import SubTransformer
+from dynhat_runtime.model.threads import move_threads_to
 from dynhat_runtime.operating_point import OperatingPointTable
 
 logger = logging.getLogger(__name__)
@@ -125,7 +125,12 @@ class TranslationEngine:
 
     @classmethod
     def load(
-        cls, bundle: Bundle, table: OperatingPointTable, *, beam_size: int = 4, queue_limit_sentences: int = 512
+        cls,
+        bundle: Bundle,
+        table: OperatingPointTable,
+        *,
+        beam_size: int = 4,
+        queue_limit_sentences: int = 512,
     ) -> TranslationEngine:
         """Load the SuperTransformer once and cut every point of `table` out of it.
 
@@ -163,18 +168,13 @@ class TranslationEngine:
             self._active = self._points[point_id]
         except KeyError:
             known = ", ".join(self._points)
-            raise UnknownOperatingPointError(f"operating point {point_id!r} is unknown: choose one of {known}") from None
+            raise UnknownOperatingPointError(
+                f"operating point {point_id!r} is unknown: choose one of {known}"
+            ) from None
 
     def follow_cpus(self, cpus: tuple[int, ...]) -> None:
-        """Compute on these CPUs: as many threads as CPUs, and every thread of this process moved onto them.
-
-        Affinity set from outside reaches one thread only; the others would go on where they were started.
-        """
-        for thread_id in os.listdir("/proc/self/task"):
-            try:
-                os.sched_setaffinity(int(thread_id), cpus)
-            except ProcessLookupError:
-                continue  # ended meanwhile
+        """Compute on these CPUs from the next batch on, with as many threads."""
+        move_threads_to(cpus)
         self._num_threads = len(cpus)
 
     # --- requests -------------------------------------------------------------------------------------------
@@ -200,16 +200,19 @@ class TranslationEngine:
         """
         segments = [split_sentences(text, self.src_lang) for text in texts]
         waiting = deque(
-            (i, j) for i, text in enumerate(segments) for j, segment in enumerate(text) if segment.is_translatable
+            (i, j)
+            for i, text in enumerate(segments)
+            for j, segment in enumerate(text)
+            if segment.is_translatable
         )
         request = _Request(segments, beam_size or self._beam_size, time.monotonic(), Future(), waiting)
         with self._lock:
             if self._stopping:
                 raise EngineStoppedError("the engine is stopping")
-            # A request larger than the whole queue is taken when nothing waits, so that it is not refused for ever.
+            # A request larger than the whole queue is taken when nothing waits: else it would never be.
             if self._num_waiting and self._num_waiting + len(waiting) > self._queue_limit:
                 raise EngineOverloadedError(
-                    f"{self._num_waiting} sentences wait and {len(waiting)} more exceed the limit of {self._queue_limit}"
+                    f"{self._num_waiting} sentences wait, {len(waiting)} more exceed the limit of {self._queue_limit}"
                 )
             self._num_waiting += len(waiting)
             self._requests.append(request)
@@ -264,10 +267,11 @@ class TranslationEngine:
             return self._gather()
 
     def _gather(self) -> list[tuple[_Request, tuple[int, int]]]:
-        """Sentences for one batch: the oldest request's, and those of others with its point and beam. Holds the lock."""
+        """Sentences for one batch: the oldest request's, then others' with its point and beam. Holds the lock."""
         batch: list[tuple[_Request, tuple[int, int]]] = []
         num_characters = 0
-        point, beam_size = None, 0
+        point: ActivePoint | None = None
+        beam_size = 0
         for request in list(self._requests):
             if batch and (request.point or self._active, request.beam_size) != (point, beam_size):
                 continue
@@ -308,7 +312,7 @@ class TranslationEngine:
             outputs = self._translator.translate(
                 first.point.sub, sentences, options, is_cancelled=lambda: self._aborting
             )
-        except Cancelled:
+        except SearchCancelledError:
             self._fail(batch, EngineStoppedError("the engine stopped before this was done"))
             return
         except Exception as error:  # the worker must outlive any one batch
@@ -333,7 +337,11 @@ class TranslationEngine:
             [
                 TextTranslation(
                     text=join_sentences(
-                        text, [request.translations.get((i, j), segment.sentence) for j, segment in enumerate(text)]
+                        text,
+                        [
+                            request.translations.get((i, j), segment.sentence)
+                            for j, segment in enumerate(text)
+                        ],
                     ),
                     operating_point=request.point.id,
                     num_sentences=sum(segment.is_translatable for segment in text),

@@ -129,7 +129,9 @@ class OperatingPointTable(BaseModel):
             DesignSpaceError: A config lies outside the space.
         """
         if self.design_space != space.name:
-            raise BundleError(f"operating point table is for design space {self.design_space!r}, not {space.name!r}")
+            raise BundleError(
+                f"operating point table is for design space {self.design_space!r}, not {space.name!r}"
+            )
         for point in self.points:
             space.check(point.config)
 
@@ -143,11 +145,15 @@ class OperatingPointTable(BaseModel):
         try:
             return cls.model_validate_json(path.read_bytes())
         except OSError as error:
-            raise BundleError(f"{path}: cannot be read ({error.strerror}): measure it with 'dynhat profile'") from error
+            raise BundleError(
+                f"{path}: cannot be read ({error.strerror}): measure it with 'dynhat profile'"
+            ) from error
         except ValidationError as error:
             first = error.errors()[0]
             field = ".".join(str(part) for part in first["loc"])
-            raise BundleError(f"{path}: {field or 'file'}: {first['msg']}: measure it again with 'dynhat profile'") from error
+            raise BundleError(
+                f"{path}: {field or 'file'}: {first['msg']}: measure it again with 'dynhat profile'"
+            ) from error
 
     def save(self, path: Path) -> None:
         """Write the table to `path`."""

@@ -12,11 +12,10 @@ import threading
 import time
 from pathlib import Path
 
-from service_fakes import FakeControl, FakeEngine, FakeTranslation
-
 from dynhat_runtime import daemon
 from dynhat_runtime.errors import BundleError, DynhatError
 from dynhat_runtime.settings import Settings, load_settings
+from tests.service_fakes import FakeControl, FakeEngine, FakeTranslation
 
 FOLDER = Path(sys.argv[1])
 

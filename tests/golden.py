@@ -29,23 +29,33 @@ def hat_configs(model: str) -> dict[str, SubTransformerConfig]:
     return {name: config_from_hat(config) for name, config in read_json(model, "configs.json").items()}
 
 
-def covering_space(name: str, qkv_dim: int, largest: dict[str, int], configs: list[SubTransformerConfig]) -> DesignSpace:
+def covering_space(
+    name: str, qkv_dim: int, largest: dict[str, int], configs: list[SubTransformerConfig]
+) -> DesignSpace:
     """A design space of the model's super sizes that holds all `configs`."""
 
     def choices(maximum: int, values: set[int]) -> tuple[int, ...]:
         return tuple(sorted(values | {maximum}, reverse=True))
 
-    heads = {h for c in configs for h in c.encoder_attention_heads + c.decoder_attention_heads + c.cross_attention_heads}
+    heads = {
+        h
+        for c in configs
+        for h in c.encoder_attention_heads + c.decoder_attention_heads + c.cross_attention_heads
+    }
     return DesignSpace(
         name=name,
         qkv_dim=qkv_dim,
         encoder_embed_dim=choices(largest["encoder_embed_dim"], {c.encoder_embed_dim for c in configs}),
         encoder_num_layers=choices(largest["encoder_layers"], {c.num_encoder_layers for c in configs}),
-        encoder_ffn_dim=choices(largest["encoder_ffn_embed_dim"], {f for c in configs for f in c.encoder_ffn_dims}),
+        encoder_ffn_dim=choices(
+            largest["encoder_ffn_embed_dim"], {f for c in configs for f in c.encoder_ffn_dims}
+        ),
         encoder_attention_heads=choices(largest["encoder_attention_heads"], heads),
         decoder_embed_dim=choices(largest["decoder_embed_dim"], {c.decoder_embed_dim for c in configs}),
         decoder_num_layers=choices(largest["decoder_layers"], {c.num_decoder_layers for c in configs}),
-        decoder_ffn_dim=choices(largest["decoder_ffn_embed_dim"], {f for c in configs for f in c.decoder_ffn_dims}),
+        decoder_ffn_dim=choices(
+            largest["decoder_ffn_embed_dim"], {f for c in configs for f in c.decoder_ffn_dims}
+        ),
         decoder_attention_heads=choices(largest["decoder_attention_heads"], heads),
         cross_attention_heads=choices(largest["decoder_attention_heads"], heads),
         cross_attention_span=(1, 2, 3),
@@ -57,7 +67,13 @@ def tiny_super_transformer(model: str) -> SuperTransformer:
     args = read_json(model, "args.json")
     weights = weights_from_hat(load_file(GOLDEN / model / "weights.safetensors"))
     space = covering_space(model, args["qkv_dim"], args, list(hat_configs(model).values()))
-    tied = "all" if args["share_all_embeddings"] else "decoder" if args["share_decoder_input_output_embed"] else "none"
+    tied = (
+        "all"
+        if args["share_all_embeddings"]
+        else "decoder"
+        if args["share_decoder_input_output_embed"]
+        else "none"
+    )
     spec = SuperTransformerSpec(
         design_space=space,
         src_vocab_size=weights["encoder.embedding"].shape[0],
@@ -101,6 +117,8 @@ def space0_super_transformer() -> SuperTransformer:
     }
     weights = weights_from_hat(state)
     vocab_size = weights["encoder.embedding"].shape[0]
-    spec = SuperTransformerSpec(design_space=preset("paper-wmt14-ende"), src_vocab_size=vocab_size, tgt_vocab_size=vocab_size)
+    spec = SuperTransformerSpec(
+        design_space=preset("paper-wmt14-ende"), src_vocab_size=vocab_size, tgt_vocab_size=vocab_size
+    )
     assert parameter_shapes(spec).keys() == weights.keys()
     return SuperTransformer(spec, weights)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from dynhat_runtime.decoding.beam_search import BeamOptions, Cancelled, Hypothesis, beam_search
+from dynhat_runtime.decoding.beam_search import BeamOptions, Hypothesis, SearchCancelledError, beam_search
 from dynhat_runtime.model.sub_transformer import SubTransformer
 from tests.golden import hat_configs, read_json, space0_super_transformer, tiny_super_transformer
 
@@ -17,13 +17,17 @@ def _leftpad(model: str) -> torch.Tensor:
 
 
 @torch.inference_mode()
-def _search(sub: SubTransformer, src: torch.Tensor, options: BeamOptions, max_lengths: list[int]) -> list[list[Hypothesis]]:
+def _search(
+    sub: SubTransformer, src: torch.Tensor, options: BeamOptions, max_lengths: list[int]
+) -> list[list[Hypothesis]]:
     return beam_search(sub.start(sub.encode(src), options.beam_size), max_lengths, options)
 
 
 def _golden_cases() -> list[tuple[str, str, str]]:
     models = ("tiny_shared", "tiny_unshared", "tiny_asym", "space0_recipe")
-    return [(m, c, s) for m in models for c, settings in read_json(m, "generation.json").items() for s in settings]
+    return [
+        (m, c, s) for m in models for c, settings in read_json(m, "generation.json").items() for s in settings
+    ]
 
 
 _MODELS: dict[str, object] = {}
@@ -31,7 +35,9 @@ _MODELS: dict[str, object] = {}
 
 def _sub(model: str, config: str) -> SubTransformer:
     if model not in _MODELS:
-        _MODELS[model] = space0_super_transformer() if model == "space0_recipe" else tiny_super_transformer(model)
+        _MODELS[model] = (
+            space0_super_transformer() if model == "space0_recipe" else tiny_super_transformer(model)
+        )
     return _MODELS[model].extract(hat_configs(model)[config])
 
 
@@ -99,7 +105,9 @@ def test_nothing_crosses_the_cap(beam: int) -> None:
     """No hypothesis has more than cap + 1 tokens (eos included), pad never occurs, eos only at the end."""
     sub = _sub("tiny_shared", "largest_2")
     caps = [1, 2, 7, 64]
-    for cap, hypotheses in zip(caps, _search(sub, _leftpad("tiny_shared"), BeamOptions(beam), caps), strict=True):
+    for cap, hypotheses in zip(
+        caps, _search(sub, _leftpad("tiny_shared"), BeamOptions(beam), caps), strict=True
+    ):
         assert 1 <= len(hypotheses) <= beam
         for hypothesis in hypotheses:
             assert len(hypothesis.tokens) <= cap + 1
@@ -144,6 +152,6 @@ def test_search_stops_with_the_sentence() -> None:
 def test_cancelled_between_steps() -> None:
     """A cancelled search ends before its next step."""
     script = _Scripted([0.1, 0.1, 0.1, 0.7], 1)
-    with pytest.raises(Cancelled):
+    with pytest.raises(SearchCancelledError):
         beam_search(script, [100], BeamOptions(1), is_cancelled=lambda: script.num_steps >= 3)
     assert script.num_steps == 3

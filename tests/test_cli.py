@@ -14,7 +14,6 @@ from types import ModuleType
 
 import pytest
 import uvicorn
-from service_fakes import FakeControl, FakeEngine, make_table
 from typer.testing import CliRunner
 
 from dynhat_runtime import __version__, daemon_client
@@ -24,6 +23,7 @@ from dynhat_runtime.operating_point import OperatingPointTable
 from dynhat_runtime.service.app import create_app
 from dynhat_runtime.service.lifecycle import Lifecycle, Serving
 from dynhat_runtime.service.limits import RequestLimits
+from tests.service_fakes import FakeControl, FakeEngine, make_table
 
 ROOT = Path(__file__).parent.parent
 COMMANDS = ["serve", "status", "points", "translate"]

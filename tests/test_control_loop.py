@@ -10,12 +10,12 @@ from dataclasses import replace
 from datetime import datetime, timezone
 
 import pytest
-from hand_made import three_points
 
 from dynhat_runtime.control_loop import ControlLoop
 from dynhat_runtime.errors import EngineError, MonitorError, UnknownOperatingPointError
 from dynhat_runtime.governor.policy import GovernorRules
 from dynhat_runtime.resource_snapshot import ResourceSnapshot
+from tests.hand_made import three_points
 
 FOUR_CPUS = ResourceSnapshot(monotonic_s=100.0, source="scripted", usable_cpus=(0, 1, 2, 3))
 ONE_CPU = replace(FOUR_CPUS, usable_cpus=(0,))

@@ -48,7 +48,9 @@ def test_encoder_output_and_logits(model: str, config_name: str, batch_name: str
     with torch.no_grad():
         encoded = sub.encode(batch["src_tokens"])
         logits = sub.output(sub.decode(encoded, batch["prev_output_tokens"]))
-    torch.testing.assert_close(encoded.last_BSE.transpose(0, 1), _outputs(model)[f"{key}/encoder_out"], atol=ATOL, rtol=0)
+    torch.testing.assert_close(
+        encoded.last_BSE.transpose(0, 1), _outputs(model)[f"{key}/encoder_out"], atol=ATOL, rtol=0
+    )
     torch.testing.assert_close(logits, _outputs(model)[f"{key}/logits"], atol=ATOL, rtol=0)
 
 
@@ -76,7 +78,9 @@ def test_loss(model: str, config_name: str, batch_name: str) -> None:
     assert loss.nll.item() == pytest.approx(expected["nll_sum"], rel=1e-5)
 
 
-@pytest.mark.parametrize("path", sorted(GOLDEN.glob("*/grads_*.safetensors")), ids=lambda p: f"{p.parent.name}-{p.stem}")
+@pytest.mark.parametrize(
+    "path", sorted(GOLDEN.glob("*/grads_*.safetensors")), ids=lambda p: f"{p.parent.name}-{p.stem}"
+)
 def test_gradients(path) -> None:
     """Gradients reach exactly the sampled slice of exactly the sampled layers, with the reference's values.
 
@@ -91,15 +95,21 @@ def test_gradients(path) -> None:
     batch = _batch(model, "leftpad")
     real = batch["target"].ne(PAD)
     features = sub.decode(sub.encode(batch["src_tokens"]), batch["prev_output_tokens"])
-    smoothed_cross_entropy(features[real], sub.output.weight_OI, batch["target"][real], 0.1).smoothed.backward()
+    smoothed_cross_entropy(
+        features[real], sub.output.weight_OI, batch["target"][real], 0.1
+    ).smoothed.backward()
     expected = weights_from_hat(load_file(path))
     got = {name: weight.grad for name, weight in super_transformer.weights.items() if weight.grad is not None}
     assert got.keys() == expected.keys()
     for name, gradient in got.items():
-        torch.testing.assert_close(gradient.float(), expected[name], atol=1e-4, rtol=1e-5, msg=lambda m, n=name: f"{n}: {m}")
+        torch.testing.assert_close(
+            gradient.float(), expected[name], atol=1e-4, rtol=1e-5, msg=lambda m, n=name: f"{n}: {m}"
+        )
 
 
-@pytest.mark.parametrize(("model", "config_name"), [(m, c) for m in (*TINY_MODELS, "space0_recipe") for c in hat_configs(m)])
+@pytest.mark.parametrize(
+    ("model", "config_name"), [(m, c) for m in (*TINY_MODELS, "space0_recipe") for c in hat_configs(m)]
+)
 def test_features_and_parameter_count(model: str, config_name: str) -> None:
     """The ten latency features and HAT's parameter count equal the reference's."""
     config = hat_configs(model)[config_name]

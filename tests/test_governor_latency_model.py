@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import pytest
-from hand_made import point, row, table
 
 from dynhat_runtime.errors import UnknownOperatingPointError
 from dynhat_runtime.governor.latency_model import LatencyModel
 from dynhat_runtime.operating_point import LatencyMeasurement
+from tests.hand_made import point, row, table
 
 
 def predict(

@@ -8,7 +8,6 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from hand_made import point, row, table, three_points
 
 import dynhat_runtime.governor
 from dynhat_runtime.errors import SettingsError, UnknownOperatingPointError
@@ -16,6 +15,7 @@ from dynhat_runtime.governor.latency_model import LatencyModel
 from dynhat_runtime.governor.policy import Decision, GovernorRules, GovernorState, decide
 from dynhat_runtime.operating_point import OperatingPointTable
 from dynhat_runtime.resource_snapshot import ResourceSnapshot
+from tests.hand_made import point, row, table, three_points
 
 RULES = GovernorRules(latency_budget_ms=35.0)
 FOUR_CPUS = ResourceSnapshot(monotonic_s=100.0, source="test", usable_cpus=(0, 1, 2, 3))

@@ -11,12 +11,12 @@ from typing import Any
 
 import pytest
 from fastapi.testclient import TestClient
-from service_fakes import SINCE, FakeControl, FakeEngine, overloaded
 
 from dynhat_runtime.errors import EngineError, EngineStoppedError
 from dynhat_runtime.service.app import create_app
 from dynhat_runtime.service.lifecycle import Lifecycle, Serving
 from dynhat_runtime.service.limits import RequestLimits
+from tests.service_fakes import SINCE, FakeControl, FakeEngine, overloaded
 
 LIMITS = RequestLimits(char_limit=100, batch_limit=4, timeout_s=10)
 HELLO = {"q": "Hello.", "source": "en", "target": "de"}

@@ -79,7 +79,7 @@ class _Node(NamedTuple):
         return tuple(tokens), tuple(b - a for a, b in zip([0.0, *totals], totals, strict=False))
 
 
-class Cancelled(Exception):
+class SearchCancelledError(Exception):
     """The caller no longer wants the result; raised between two steps."""
 
 
@@ -104,7 +104,7 @@ def beam_search(
         Per sentence its finished hypotheses, best first; at most K.
 
     Raises:
-        Cancelled: `is_cancelled` said so.
+        SearchCancelledError: `is_cancelled` said so.
     """
     beam = options.beam_size
     finished: list[list[Hypothesis]] = [[] for _ in max_lengths]
@@ -117,7 +117,7 @@ def beam_search(
     position = 0
     while active:
         if is_cancelled():
-            raise Cancelled
+            raise SearchCancelledError
         forced_B = [position >= max_lengths[sentence] for sentence in active]
         candidates = _best_candidates(decoder.step(tokens_N), totals_BK, position, forced_B, options)
         survivors: list[int] = []
@@ -164,7 +164,9 @@ def _best_candidates(
     logits_NV[:, options.pad_id] = -torch.inf
     # The best 2K of all are among the best 2K of each row.
     top_NC, token_NC = logits_NV.topk(num_candidates, dim=1)
-    total_BC = ((top_NC - log_z_N1).view(num_sentences, beam, num_candidates) + totals_BK[:, :, None]).flatten(1)
+    total_BC = (
+        (top_NC - log_z_N1).view(num_sentences, beam, num_candidates) + totals_BK[:, :, None]
+    ).flatten(1)
     best_BC, flat_BC = total_BC.topk(num_candidates, dim=1)
     token_BC = token_NC.view(num_sentences, -1).gather(1, flat_BC)
     beam_BC = flat_BC // num_candidates
@@ -204,7 +206,12 @@ def _finish(node: _Node, options: BeamOptions) -> Hypothesis:
 
 
 def _continue_with(
-    decoder: StepFunction, survivors: list[int], parents: list[int], num_active: int, beam: int, device: torch.device | None
+    decoder: StepFunction,
+    survivors: list[int],
+    parents: list[int],
+    num_active: int,
+    beam: int,
+    device: torch.device | None,
 ) -> None:
     """Tell the decoder which sentences and rows go on; nothing where nothing moved."""
     if not survivors:

@@ -31,7 +31,10 @@ def split_sentences(text: str, language: str) -> list[Segment]:
     Line breaks always end a sentence.
     """
     return [
-        _segment(piece) for line in text.splitlines(keepends=True) for piece in _pieces(line, language) if piece
+        _segment(piece)
+        for line in text.splitlines(keepends=True)
+        for piece in _pieces(line, language)
+        if piece
     ]
 
 
@@ -52,7 +55,8 @@ def _segment(piece: str) -> Segment:
 def join_sentences(segments: Sequence[Segment], translations: Sequence[str]) -> str:
     """The translated text with the source's white space."""
     return "".join(
-        segment.before + translation + segment.after for segment, translation in zip(segments, translations, strict=True)
+        segment.before + translation + segment.after
+        for segment, translation in zip(segments, translations, strict=True)
     )
 
 
@@ -64,7 +68,9 @@ def split_in_two(sentence: str) -> tuple[str, str, str]:
     middle = len(sentence) // 2
     spaces = [i for i, character in enumerate(sentence) if character.isspace() and 0 < i < len(sentence) - 1]
     quarter = len(sentence) // 4
-    after_punctuation = [i for i in spaces if sentence[i - 1] in ",;:.!?)–—" and quarter < i < len(sentence) - quarter]
+    after_punctuation = [
+        i for i in spaces if sentence[i - 1] in ",;:.!?)–—" and quarter < i < len(sentence) - quarter
+    ]
     if not spaces:
         return sentence[:middle], "", sentence[middle:]
     at = min(after_punctuation or spaces, key=lambda i: abs(i - middle))

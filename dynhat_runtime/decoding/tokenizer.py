@@ -34,7 +34,12 @@ class Tokenizer:
             self._processor.LoadFromSerializedProto(model)
         except (RuntimeError, ValueError) as error:
             raise BundleError(f"{name}: not a sentencepiece model: restore the file") from error
-        ids = (self._processor.bos_id(), self._processor.pad_id(), self._processor.eos_id(), self._processor.unk_id())
+        ids = (
+            self._processor.bos_id(),
+            self._processor.pad_id(),
+            self._processor.eos_id(),
+            self._processor.unk_id(),
+        )
         if ids != (BOS_ID, PAD_ID, EOS_ID, UNK_ID):
             raise BundleError(f"{name}: special ids are {ids}; this format needs bos 0, pad 1, eos 2, unk 3")
 

@@ -67,7 +67,7 @@ class Translator:
         """Translate sentences in one batch; over-long ones are cut in two until they fit.
 
         Raises:
-            Cancelled: `is_cancelled` said so between two steps.
+            SearchCancelledError: `is_cancelled` said so between two steps.
         """
         parts: list[tuple[int, str, list[int]]] = []
         for number, sentence in enumerate(sentences):
@@ -90,7 +90,11 @@ class Translator:
         return [*self._parts(first), (separator, second_ids), *rest]
 
     def _search(
-        self, sub: SubTransformer, sources: list[list[int]], options: BeamOptions, is_cancelled: Callable[[], bool]
+        self,
+        sub: SubTransformer,
+        sources: list[list[int]],
+        options: BeamOptions,
+        is_cancelled: Callable[[], bool],
     ) -> list[tuple[int, ...]]:
         """Best output of every source."""
         if not sources:

@@ -29,7 +29,9 @@ def merge_heads(x_BHTD: Tensor) -> Tensor:
     return x_BHTD.transpose(1, 2).reshape(batch, length, heads * dim)
 
 
-def attend(query_BHTD: Tensor, key_BHSD: Tensor, value_BHSD: Tensor, mask: Tensor | None, dropout: float) -> Tensor:
+def attend(
+    query_BHTD: Tensor, key_BHSD: Tensor, value_BHSD: Tensor, mask: Tensor | None, dropout: float
+) -> Tensor:
     """Scaled dot-product attention; `mask` is True where a key may be seen, broadcast to (B, H, T, S)."""
     return F.scaled_dot_product_attention(query_BHTD, key_BHSD, value_BHSD, attn_mask=mask, dropout_p=dropout)
 
@@ -91,7 +93,11 @@ class SelfAttention:
         query_BTQ, key_BTQ, value_BTQ = self.qkv(x_BTE).chunk(3, dim=-1)
         heads = self.num_heads
         context_BHTD = attend(
-            split_heads(query_BTQ, heads), split_heads(key_BTQ, heads), split_heads(value_BTQ, heads), mask, self.dropout
+            split_heads(query_BTQ, heads),
+            split_heads(key_BTQ, heads),
+            split_heads(value_BTQ, heads),
+            mask,
+            self.dropout,
         )
         return self.out(merge_heads(context_BHTD))
 
@@ -102,7 +108,9 @@ class SelfAttention:
         key_NTQ, value_NTQ = cache.update(layer, qkv_N3Q[:, qkv_dim:])
         rows, heads = x_NE.shape[0], self.num_heads
         query_NH1D = qkv_N3Q[:, :qkv_dim].view(rows, heads, 1, qkv_dim // heads)
-        context_NH1D = attend(query_NH1D, split_heads(key_NTQ, heads), split_heads(value_NTQ, heads), None, 0.0)
+        context_NH1D = attend(
+            query_NH1D, split_heads(key_NTQ, heads), split_heads(value_NTQ, heads), None, 0.0
+        )
         return self.out(context_NH1D.reshape(rows, qkv_dim))
 
 

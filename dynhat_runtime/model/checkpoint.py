@@ -109,7 +109,9 @@ class Bundle:
         for name, record in manifest.files.items():
             content = _read(path / name)
             if len(content) != record.size_bytes:
-                raise BundleError(f"{path / name}: has {len(content)} bytes, should have {record.size_bytes}: {REMEDY}")
+                raise BundleError(
+                    f"{path / name}: has {len(content)} bytes, should have {record.size_bytes}: {REMEDY}"
+                )
             if FileRecord.of(content) != record:
                 raise BundleError(f"{path / name}: was altered (its sha256 is not the manifest's): {REMEDY}")
         return cls(path, manifest, _parse(SuperTransformerSpec, path / MODEL, _read(path / MODEL)))
@@ -147,16 +149,24 @@ class Bundle:
         """
         if path is not None:
             return self._checked(path)
-        tables = [self._checked(self.path / name) for name in sorted(self.manifest.files) if name.startswith(f"{TABLES}/")]
+        tables = [
+            self._checked(self.path / name)
+            for name in sorted(self.manifest.files)
+            if name.startswith(f"{TABLES}/")
+        ]
         if not tables:
-            raise BundleError(f"{self.path / TABLES}: no operating points yet: measure them with 'dynhat profile --points'")
+            raise BundleError(
+                f"{self.path / TABLES}: no operating points yet: measure them with 'dynhat profile --points'"
+            )
         here, machine = device_name(), platform.machine()
         return min(tables, key=lambda table: (table.device.name != here, table.device.machine != machine))
 
     def _checked(self, path: Path) -> OperatingPointTable:
         table = OperatingPointTable.load(path)
         if table.weights_sha256 != self.weights_sha256:
-            raise BundleError(f"{path}: was measured on other weights: measure it again with 'dynhat profile --points'")
+            raise BundleError(
+                f"{path}: was measured on other weights: measure it again with 'dynhat profile --points'"
+            )
         table.check_against(self.design_space)
         return table
 
@@ -192,7 +202,9 @@ def write_bundle(
     """
     contents = {
         MODEL: (spec.model_dump_json(indent=1) + "\n").encode(),
-        WEIGHTS: save({key: weight.detach().to("cpu", torch.float16).contiguous() for key, weight in weights.items()}),
+        WEIGHTS: save(
+            {key: weight.detach().to("cpu", torch.float16).contiguous() for key, weight in weights.items()}
+        ),
         TOKENIZER: tokenizer_model,
         TRAINING_RECORD: (json.dumps(training_record, indent=1, ensure_ascii=False) + "\n").encode(),
     }
@@ -238,7 +250,9 @@ def _write_all(folder: Path, contents: Mapping[str, bytes]) -> None:
             partial.write_bytes(content)
             partial.replace(file)
     except OSError as error:
-        raise BundleError(f"{folder}: cannot be written ({error.strerror}): give a folder you may write to") from error
+        raise BundleError(
+            f"{folder}: cannot be written ({error.strerror}): give a folder you may write to"
+        ) from error
 
 
 def _parse(model: type[Any], path: Path, content: bytes) -> Any:

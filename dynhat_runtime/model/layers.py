@@ -75,11 +75,18 @@ class DecoderLayer:
     ) -> Tensor:
         """Decode all target positions (B, T, E) at once."""
         x_BTE = self.self_attention_residual(x_BTE, lambda x: self.self_attention(x, self_mask))
-        x_BTE = self.cross_attention_residual(x_BTE, lambda x: self.cross_attention(x, keys_values, memory_mask))
+        x_BTE = self.cross_attention_residual(
+            x_BTE, lambda x: self.cross_attention(x, keys_values, memory_mask)
+        )
         return self.feed_forward_residual(x_BTE, self.feed_forward)
 
     def step(
-        self, x_NE: Tensor, layer: int, cache: KVCache, keys_values: tuple[Tensor, Tensor], memory_mask: Tensor | None
+        self,
+        x_NE: Tensor,
+        layer: int,
+        cache: KVCache,
+        keys_values: tuple[Tensor, Tensor],
+        memory_mask: Tensor | None,
     ) -> Tensor:
         """Decode one new position of every row (N, E)."""
         num_sentences = keys_values[0].shape[0]

@@ -117,12 +117,15 @@ class IncrementalDecoder:
         layers = sub.decoder_layers
         qkv_dim = layers[0].self_attention.out.weight_OI.shape[1]
         num_rows = encoded.last_BSE.shape[0] * num_beams
-        self.cache = KVCache(len(layers), num_rows, qkv_dim, capacity=INITIAL_CACHE_CAPACITY, like=encoded.last_BSE)
+        self.cache = KVCache(
+            len(layers), num_rows, qkv_dim, capacity=INITIAL_CACHE_CAPACITY, like=encoded.last_BSE
+        )
         spans = [layer.cross_attention_span for layer in layers]
         memory_of = {span: encoded.memory(span) for span in set(spans)}
         mask_of = {span: encoded.memory_mask(span) for span in set(spans)}
         self.keys_values = [
-            layer.cross_attention.keys_values(memory_of[span]) for layer, span in zip(layers, spans, strict=True)
+            layer.cross_attention.keys_values(memory_of[span])
+            for layer, span in zip(layers, spans, strict=True)
         ]
         self.memory_masks = [mask_of[span] for span in spans]
 
@@ -143,7 +146,9 @@ class IncrementalDecoder:
     def keep_sentences(self, sentences_B: Tensor, rows_N: Tensor) -> None:
         """Continue with these sentences only; `rows_N` are the rows to keep, in order."""
         self.cache.reorder(rows_N)
-        self.keys_values = [(k.index_select(0, sentences_B), v.index_select(0, sentences_B)) for k, v in self.keys_values]
+        self.keys_values = [
+            (k.index_select(0, sentences_B), v.index_select(0, sentences_B)) for k, v in self.keys_values
+        ]
         self.memory_masks = [None if m is None else m.index_select(0, sentences_B) for m in self.memory_masks]
 
     @property

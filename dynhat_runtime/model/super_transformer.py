@@ -133,10 +133,14 @@ class SuperTransformer:
     def __init__(self, spec: SuperTransformerSpec, weights: Mapping[str, Tensor]) -> None:
         shapes = parameter_shapes(spec)
         for name in shapes.keys() ^ weights.keys():
-            raise BundleError(f"weight {name!r} is {'missing' if name in shapes else 'not part of this design space'}")
+            raise BundleError(
+                f"weight {name!r} is {'missing' if name in shapes else 'not part of this design space'}"
+            )
         for name, shape in shapes.items():
             if tuple(weights[name].shape) != shape:
-                raise BundleError(f"weight {name!r} has shape {tuple(weights[name].shape)}; the design space needs {shape}")
+                raise BundleError(
+                    f"weight {name!r} has shape {tuple(weights[name].shape)}; the design space needs {shape}"
+                )
         self.spec = spec
         self.weights = dict(weights)
         space = spec.design_space
@@ -193,7 +197,9 @@ class SuperTransformer:
 class _Cutter:
     """Cuts one architecture out of a SuperTransformer."""
 
-    def __init__(self, super_transformer: SuperTransformer, config: SubTransformerConfig, dropout: DropoutRates) -> None:
+    def __init__(
+        self, super_transformer: SuperTransformer, config: SubTransformerConfig, dropout: DropoutRates
+    ) -> None:
         self.super = super_transformer
         self.spec = super_transformer.spec
         self.config = config
@@ -212,10 +218,14 @@ class _Cutter:
             config=config,
             num_super_encoder_layers=spec.design_space.max_encoder_layers,
             pad_id=spec.pad_id,
-            src_embedding=Embedding(src_table[:, :enc], src_positions[:, :enc], spec.pad_id, self.encoder_dropout),
+            src_embedding=Embedding(
+                src_table[:, :enc], src_positions[:, :enc], spec.pad_id, self.encoder_dropout
+            ),
             encoder_layers=tuple(self._encoder_layer(i) for i in range(config.num_encoder_layers)),
             encoder_norm=self._norm("encoder.norm", enc) if spec.norm_first else None,
-            tgt_embedding=Embedding(tgt_table[:, :dec], tgt_positions[:, :dec], spec.pad_id, self.decoder_dropout),
+            tgt_embedding=Embedding(
+                tgt_table[:, :dec], tgt_positions[:, :dec], spec.pad_id, self.decoder_dropout
+            ),
             decoder_layers=tuple(self._decoder_layer(i) for i in range(config.num_decoder_layers)),
             decoder_norm=self._norm("decoder.norm", dec) if spec.norm_first else None,
             output=Linear(output[:, :dec], None),
@@ -226,9 +236,14 @@ class _Cutter:
         return EncoderLayer(
             self_attention=self._self_attention(f"encoder.{i}", dim, self.config.encoder_attention_heads[i]),
             # The reference does not scale this one residual's dropout with the width.
-            self_attention_residual=self._residual(f"encoder.{i}.self_attention_norm", dim, self.dropout.residual),
+            self_attention_residual=self._residual(
+                f"encoder.{i}.self_attention_norm", dim, self.dropout.residual
+            ),
             feed_forward=self._feed_forward(
-                f"encoder.{i}", dim, self.config.encoder_ffn_dims[i], max(self.spec.design_space.encoder_ffn_dim)
+                f"encoder.{i}",
+                dim,
+                self.config.encoder_ffn_dims[i],
+                max(self.spec.design_space.encoder_ffn_dim),
             ),
             feed_forward_residual=self._residual(f"encoder.{i}.feed_forward_norm", dim, self.encoder_dropout),
         )
@@ -241,7 +256,9 @@ class _Cutter:
             self_attention_residual=self._residual(f"{name}.self_attention_norm", dim, rate),
             cross_attention=CrossAttention(
                 query=self._linear(f"{name}.cross_attention.query", self.qkv_dim, dim),
-                key_value=self._linear(f"{name}.cross_attention.key_value", 2 * self.qkv_dim, config.encoder_embed_dim),
+                key_value=self._linear(
+                    f"{name}.cross_attention.key_value", 2 * self.qkv_dim, config.encoder_embed_dim
+                ),
                 out=self._linear(f"{name}.cross_attention.out", dim, self.qkv_dim),
                 num_heads=config.cross_attention_heads[i],
                 dropout=self.dropout.attention,

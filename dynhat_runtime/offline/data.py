@@ -54,10 +54,14 @@ def read_pairs(path: Path) -> Iterator[Pair]:
             for number, line in enumerate(lines, start=1):
                 columns = line.rstrip("\n").split("\t")
                 if len(columns) != 2:
-                    raise TrainingError(f"{path}:{number}: {len(columns)} columns; each line needs source, tab, target")
+                    raise TrainingError(
+                        f"{path}:{number}: {len(columns)} columns; each line needs source, tab, target"
+                    )
                 yield columns[0], columns[1]
     except (OSError, EOFError, UnicodeDecodeError) as error:
-        raise TrainingError(f"{path}: cannot be read as gzipped UTF-8 TSV ({error}): give --data-dir its folder") from error
+        raise TrainingError(
+            f"{path}: cannot be read as gzipped UTF-8 TSV ({error}): give --data-dir its folder"
+        ) from error
 
 
 def read_corpus(data_dir: Path, corpus: CorpusRecipe) -> Iterator[Pair]:
@@ -102,7 +106,10 @@ class TokenisedCorpus:
     @classmethod
     def join(cls, corpora: Sequence[TokenisedCorpus]) -> TokenisedCorpus:
         """One corpus after another."""
-        lengths = [np.concatenate([[0], *(getattr(c, side) for c in corpora)]) for side in ("src_lengths", "tgt_lengths")]
+        lengths = [
+            np.concatenate([[0], *(getattr(c, side) for c in corpora)])
+            for side in ("src_lengths", "tgt_lengths")
+        ]
         return cls(
             np.concatenate([c.src_ids for c in corpora]),
             np.cumsum(lengths[0]),
@@ -129,7 +136,9 @@ def tokenise(pairs: Sequence[Pair], tokenizer: Tokenizer, max_tokens: int) -> To
     )
 
 
-def tokenised_corpus(data_dir: Path, corpus: CorpusRecipe, tokenizer_path: Path, max_tokens: int, cache_dir: Path) -> TokenisedCorpus:
+def tokenised_corpus(
+    data_dir: Path, corpus: CorpusRecipe, tokenizer_path: Path, max_tokens: int, cache_dir: Path
+) -> TokenisedCorpus:
     """One corpus in tokens, kept on disk so that a resumed training starts at once."""
     key = f"{corpus.model_dump_json(exclude={'weight'})}|{max_tokens}|".encode() + tokenizer_path.read_bytes()
     cached = cache_dir / f"{Path(corpus.file).name.split('.')[0]}-{hashlib.sha256(key).hexdigest()[:16]}.npz"
@@ -140,7 +149,11 @@ def tokenised_corpus(data_dir: Path, corpus: CorpusRecipe, tokenizer_path: Path,
     cache_dir.mkdir(parents=True, exist_ok=True)
     partial = cached.with_suffix(".partial.npz")
     np.savez(
-        partial, src_ids=tokens.src_ids, src_offsets=tokens.src_offsets, tgt_ids=tokens.tgt_ids, tgt_offsets=tokens.tgt_offsets
+        partial,
+        src_ids=tokens.src_ids,
+        src_offsets=tokens.src_offsets,
+        tgt_ids=tokens.tgt_ids,
+        tgt_offsets=tokens.tgt_offsets,
     )
     partial.replace(cached)
     return tokens
@@ -158,7 +171,10 @@ class Batch:
     def to(self, device: torch.device) -> Batch:
         """The batch on `device`."""
         return Batch(
-            self.src_BS.to(device), self.prev_output_BT.to(device), self.target_BT.to(device), self.num_target_tokens
+            self.src_BS.to(device),
+            self.prev_output_BT.to(device),
+            self.target_BT.to(device),
+            self.num_target_tokens,
         )
 
 

@@ -29,7 +29,9 @@ def config_from_hat(hat_config: Mapping[str, Mapping[str, Any]]) -> SubTransform
         decoder_ffn_dims=tuple(decoder["decoder_ffn_embed_dim"][:num_decoder]),
         decoder_attention_heads=tuple(decoder["decoder_self_attention_heads"][:num_decoder]),
         cross_attention_heads=tuple(decoder["decoder_ende_attention_heads"][:num_decoder]),
-        cross_attention_spans=tuple(SPAN_OF_CODE[code] for code in decoder["decoder_arbitrary_ende_attn"][:num_decoder]),
+        cross_attention_spans=tuple(
+            SPAN_OF_CODE[code] for code in decoder["decoder_arbitrary_ende_attn"][:num_decoder]
+        ),
     )
 
 

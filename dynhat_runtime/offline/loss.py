@@ -33,7 +33,7 @@ class _SmoothedCrossEntropy(torch.autograd.Function):
     """Sums of the smoothed loss and of the nll; the gradient is made during the forward pass."""
 
     @staticmethod
-    def forward(  # type: ignore[override]  # autograd.Function is untyped
+    def forward(
         ctx: Any, features_NE: Tensor, output_VE: Tensor, targets_N: Tensor, smoothing: float
     ) -> tuple[Tensor, Tensor]:
         needs_grad = ctx.needs_input_grad[0] or ctx.needs_input_grad[1]
@@ -41,7 +41,9 @@ class _SmoothedCrossEntropy(torch.autograd.Function):
         smoothed = _at_least_float32(features_NE.new_zeros(()))
         nll = torch.zeros_like(smoothed)
         grad_features = torch.empty_like(features_NE) if needs_grad else None
-        grad_output = torch.zeros_like(output_VE, memory_format=torch.contiguous_format) if needs_grad else None
+        grad_output = (
+            torch.zeros_like(output_VE, memory_format=torch.contiguous_format) if needs_grad else None
+        )
         for begin in range(0, features_NE.shape[0], CHUNK_ROWS):
             rows = slice(begin, begin + CHUNK_ROWS)
             chunk_CE, target_C1 = features_NE[rows], targets_N[rows, None]
@@ -62,12 +64,14 @@ class _SmoothedCrossEntropy(torch.autograd.Function):
         return smoothed, nll
 
     @staticmethod
-    def backward(ctx: Any, grad_smoothed: Tensor, _: Tensor) -> tuple[Tensor, Tensor, None, None]:  # type: ignore[override]
+    def backward(ctx: Any, grad_smoothed: Tensor, _: Tensor) -> tuple[Tensor, Tensor, None, None]:
         grad_features, grad_output = ctx.saved_tensors
         return grad_features * grad_smoothed, grad_output * grad_smoothed, None, None
 
 
-def smoothed_cross_entropy(features_NE: Tensor, output_VE: Tensor, targets_N: Tensor, smoothing: float) -> LossSums:
+def smoothed_cross_entropy(
+    features_NE: Tensor, output_VE: Tensor, targets_N: Tensor, smoothing: float
+) -> LossSums:
     """Loss of target tokens given decoder features and the output matrix.
 
     Args:
@@ -79,7 +83,8 @@ def smoothed_cross_entropy(features_NE: Tensor, output_VE: Tensor, targets_N: Te
     Returns:
         Sums over the N tokens; only `smoothed` carries a gradient.
     """
-    return LossSums(*_SmoothedCrossEntropy.apply(features_NE, output_VE, targets_N, smoothing))
+    sums: tuple[Tensor, Tensor] = _SmoothedCrossEntropy.apply(features_NE, output_VE, targets_N, smoothing)  # type: ignore[no-untyped-call]  # torch has no types here
+    return LossSums(*sums)
 
 
 def distillation_loss(student_NV: Tensor, teacher_NV: Tensor) -> Tensor:

@@ -1,10 +1,10 @@
-"""A training recipe as a value, read from TOML. Every field has a unit or a meaning, and a default where one is sane."""
+"""A training recipe as a value, read from TOML. Every field has a meaning, and a default where one is sane."""
 
 from __future__ import annotations
 
 import sys
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
@@ -165,12 +165,24 @@ class Recipe(_Section):
             TrainingError: Naming the file, the field and the value.
         """
         try:
-            return cls.model_validate(tomllib.loads(path.read_text(encoding="utf-8")))
-        except OSError as error:
-            raise TrainingError(f"{path}: cannot be read ({error.strerror}): give the path of a recipe") from error
-        except tomllib.TOMLDecodeError as error:
-            raise TrainingError(f"{path}: not TOML: {error}") from error
+            return cls.model_validate(read_toml(path))
         except ValidationError as error:
             first = error.errors()[0]
             field = ".".join(str(part) for part in first["loc"])
             raise TrainingError(f"{path}: {field}: {first['msg']} (got {first.get('input')!r})") from error
+
+
+def read_toml(path: Path) -> dict[str, Any]:
+    """A TOML file's top-level table.
+
+    Raises:
+        TrainingError: The file cannot be read or is not TOML.
+    """
+    try:
+        return tomllib.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise TrainingError(
+            f"{path}: cannot be read ({error.strerror}): give the path of a TOML file"
+        ) from error
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise TrainingError(f"{path}: not TOML: {error}") from error

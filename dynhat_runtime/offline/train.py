@@ -67,6 +67,18 @@ class RunFolder:
         return sorted((self.path / "weights").glob("update_*.safetensors"))
 
 
+def spec_of(recipe: Recipe, vocab_size: int) -> SuperTransformerSpec:
+    """Shape of the weights that `recipe` trains."""
+    return SuperTransformerSpec(
+        design_space=recipe.model.space,
+        src_vocab_size=vocab_size,
+        tgt_vocab_size=vocab_size,
+        norm_first=recipe.model.norm_first,
+        max_positions=recipe.model.max_positions,
+        pad_id=PAD_ID,
+    )
+
+
 def ensure_tokenizer(recipe: Recipe, data_dir: Path, run: RunFolder) -> Path:
     """Train the joint vocabulary on the training text unless the run has one."""
     if not run.tokenizer.exists():
@@ -80,7 +92,9 @@ def ensure_tokenizer(recipe: Recipe, data_dir: Path, run: RunFolder) -> Path:
     return run.tokenizer
 
 
-def load_corpora(recipe: Recipe, data_dir: Path, run: RunFolder) -> tuple[TokenisedCorpus, np.ndarray[Any, Any], list[Batch]]:
+def load_corpora(
+    recipe: Recipe, data_dir: Path, run: RunFolder
+) -> tuple[TokenisedCorpus, np.ndarray[Any, Any], list[Batch]]:
     """Training pairs, their weights, and the development batches."""
     max_tokens = recipe.data.max_tokens_per_sentence
     tokens = [
@@ -91,15 +105,25 @@ def load_corpora(recipe: Recipe, data_dir: Path, run: RunFolder) -> tuple[Tokeni
     train = TokenisedCorpus.join(tokens[:num_corpora])
     weights = np.repeat([c.weight for c in recipe.data.corpora], [len(t) for t in tokens[:num_corpora]])
     if len(train) == 0:
-        raise TrainingError("no training pair is left after the filters: raise max_words or max_tokens_per_sentence")
+        raise TrainingError(
+            "no training pair is left after the filters: raise max_words or max_tokens_per_sentence"
+        )
     dev = TokenisedCorpus.join(tokens[num_corpora:])
     order = np.argsort(dev.tgt_lengths, kind="stable")
-    dev_batches = [collate(dev, b.tolist()) for b in batches_by_tokens(dev, order, recipe.loop.max_tokens_per_batch)]
+    dev_batches = [
+        collate(dev, b.tolist()) for b in batches_by_tokens(dev, order, recipe.loop.max_tokens_per_batch)
+    ]
     return train, weights, dev_batches
 
 
 def training_batches(
-    recipe: Recipe, corpus: TokenisedCorpus, weights: np.ndarray[Any, Any], *, skip: int, rank: int, world_size: int
+    recipe: Recipe,
+    corpus: TokenisedCorpus,
+    weights: np.ndarray[Any, Any],
+    *,
+    skip: int,
+    rank: int,
+    world_size: int,
 ) -> Iterator[list[Batch]]:
     """This process's micro-batches of one update after another, without end.
 
@@ -118,7 +142,9 @@ def training_batches(
             corpus, weights, max_tokens=recipe.loop.max_tokens_per_batch, seed=recipe.loop.seed, epoch=epoch
         )
         if len(batches) < per_update:
-            raise TrainingError(f"an epoch has {len(batches)} batches, fewer than num_batches_per_update={per_update}")
+            raise TrainingError(
+                f"an epoch has {len(batches)} batches, fewer than num_batches_per_update={per_update}"
+            )
         for begin in range(0, len(batches) - per_update + 1, per_update):
             if update >= skip:
                 mine = batches[begin : begin + per_update][rank::world_size]
@@ -144,7 +170,10 @@ def save_state(run: RunFolder, trainer: Trainer, update: int, num_tokens_seen: i
     folder.mkdir(exist_ok=True)
     file = folder / f"update_{update:08d}.safetensors"
     partial = file.with_suffix(".partial")
-    save_file({name: w.detach().cpu().contiguous() for name, w in trainer.super_transformer.weights.items()}, partial)
+    save_file(
+        {name: w.detach().cpu().contiguous() for name, w in trainer.super_transformer.weights.items()},
+        partial,
+    )
     partial.replace(file)
     for old in run.weights()[: -trainer.recipe.loop.num_checkpoints_kept]:
         old.unlink()
@@ -230,7 +259,12 @@ class _Reporter:
         )
         self.task = self.progress.add_task("", total=recipe.optimizer.max_updates)
         self.started = time.monotonic() - hours_before * 3600
-        self.window_began, self.window_tokens, self.window_loss, self.window_updates = time.monotonic(), 0, 0.0, 0
+        self.window_began, self.window_tokens, self.window_loss, self.window_updates = (
+            time.monotonic(),
+            0,
+            0.0,
+            0,
+        )
 
     @property
     def hours(self) -> float:
@@ -252,9 +286,16 @@ class _Reporter:
         if self.console.is_terminal:
             self.progress.update(self.task, completed=update, description=text)
         else:
-            self.console.print(f"update {update}/{self.recipe.optimizer.max_updates}  {text}  ETA {left_s / 60:.0f} min")
+            self.console.print(
+                f"update {update}/{self.recipe.optimizer.max_updates}  {text}  ETA {left_s / 60:.0f} min"
+            )
         self.write({"kind": "train", "update": update, "nll": nll, "tokens_per_s": speed, **asdict(report)})
-        self.window_began, self.window_tokens, self.window_loss, self.window_updates = time.monotonic(), 0, 0.0, 0
+        self.window_began, self.window_tokens, self.window_loss, self.window_updates = (
+            time.monotonic(),
+            0,
+            0.0,
+            0,
+        )
 
     def write(self, row: dict[str, Any]) -> None:
         """Append one metrics row."""
@@ -283,10 +324,14 @@ def plot_losses(run: RunFolder) -> None:
     rows = [json.loads(line) for line in run.metrics.read_text(encoding="utf-8").splitlines()]
     figure, axes = plt.subplots(figsize=(7, 4))
     train = [row for row in rows if row["kind"] == "train"]
-    axes.plot([row["update"] for row in train], [row["nll"] for row in train], label="train nll (drawn)", alpha=0.4)
+    axes.plot(
+        [row["update"] for row in train], [row["nll"] for row in train], label="train nll (drawn)", alpha=0.4
+    )
     dev = [row for row in rows if row["kind"] == "dev"]
     for name in ("largest", "smallest"):
-        axes.plot([row["update"] for row in dev], [row[f"dev_nll_{name}"] for row in dev], label=f"dev nll, {name}")
+        axes.plot(
+            [row["update"] for row in dev], [row[f"dev_nll_{name}"] for row in dev], label=f"dev nll, {name}"
+        )
     axes.set(xlabel="update", ylabel="nll per target token (nats)")
     axes.legend()
     figure.tight_layout()
@@ -334,7 +379,8 @@ def train(recipe: Recipe, data_dir: Path, run_dir: Path, *, device_name: str | N
     with process_group(device) as (rank, world_size):
         if recipe.loop.num_batches_per_update % world_size:
             raise TrainingError(
-                f"num_batches_per_update={recipe.loop.num_batches_per_update} does not divide among {world_size} processes"
+                f"num_batches_per_update={recipe.loop.num_batches_per_update} "
+                f"does not divide among {world_size} processes"
             )
         if rank == 0:
             ensure_tokenizer(recipe, data_dir, run)
@@ -345,19 +391,15 @@ def train(recipe: Recipe, data_dir: Path, run_dir: Path, *, device_name: str | N
     return run
 
 
-def _train_loop(recipe: Recipe, data_dir: Path, run: RunFolder, device: torch.device, rank: int, world_size: int) -> None:
+def _train_loop(
+    recipe: Recipe, data_dir: Path, run: RunFolder, device: torch.device, rank: int, world_size: int
+) -> None:
     corpus, weights, dev = load_corpora(recipe, data_dir, run)
-    vocab_size = Tokenizer.load(run.tokenizer).vocab_size
-    spec = SuperTransformerSpec(
-        design_space=recipe.model.space,
-        src_vocab_size=vocab_size,
-        tgt_vocab_size=vocab_size,
-        norm_first=recipe.model.norm_first,
-        max_positions=recipe.model.max_positions,
-        pad_id=PAD_ID,
-    )
+    spec = spec_of(recipe, Tokenizer.load(run.tokenizer).vocab_size)
     fresh = SuperTransformer.random(spec, recipe.loop.seed)
-    trainer = Trainer(SuperTransformer(spec, {name: w.to(device) for name, w in fresh.weights.items()}), recipe)
+    trainer = Trainer(
+        SuperTransformer(spec, {name: w.to(device) for name, w in fresh.weights.items()}), recipe
+    )
     done, num_tokens_seen, hours_before = restore_state(run, trainer)
     reporter = _Reporter(run, recipe, active=rank == 0, hours_before=hours_before)
     stream = training_batches(recipe, corpus, weights, skip=done, rank=rank, world_size=world_size)

@@ -11,6 +11,7 @@ import random
 from collections.abc import Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 import torch.distributed as dist
@@ -18,7 +19,8 @@ from torch import Tensor
 
 from dynhat_runtime.design_space import DesignSpace, SubTransformerConfig
 from dynhat_runtime.errors import TrainingError
-from dynhat_runtime.model.super_transformer import NO_DROPOUT, DropoutRates, SubTransformer, SuperTransformer
+from dynhat_runtime.model.sub_transformer import SubTransformer
+from dynhat_runtime.model.super_transformer import NO_DROPOUT, DropoutRates, SuperTransformer
 from dynhat_runtime.offline.data import Batch
 from dynhat_runtime.offline.loss import LossSums, distillation_loss, smoothed_cross_entropy
 from dynhat_runtime.offline.recipe import OptimizerRecipe, Recipe, SamplingRecipe
@@ -89,8 +91,10 @@ class Trainer:
         )
         self.device = self.parameters[0].device
         use_scaler = recipe.loop.precision == "fp16" and self.device.type == "cuda"
-        self.scaler = torch.cuda.amp.GradScaler(enabled=use_scaler)
-        self.dropout = DropoutRates(options.residual_dropout, options.attention_dropout, options.activation_dropout)
+        self.scaler = _gradient_scaler(use_scaler)
+        self.dropout = DropoutRates(
+            options.residual_dropout, options.attention_dropout, options.activation_dropout
+        )
         self.distributed = dist.is_available() and dist.is_initialized()
 
     def update(self, update: int, batches: Sequence[Batch]) -> UpdateReport:
@@ -106,11 +110,15 @@ class Trainer:
         sums = torch.zeros(3, dtype=torch.float64)  # loss, nll, target tokens
         for batch in batches:
             loss = self._accumulate(configs, batch.to(self.device))
-            sums += torch.tensor([loss.smoothed.item(), loss.nll.item(), batch.num_target_tokens], dtype=torch.float64)
+            sums += torch.tensor(
+                [loss.smoothed.item(), loss.nll.item(), batch.num_target_tokens], dtype=torch.float64
+            )
         sums = self._sum_over_processes(sums)
         num_tokens = int(sums[2])
         if not math.isfinite(float(sums[0])) and not self.scaler.is_enabled():
-            raise TrainingError(f"loss is {float(sums[0])} at update {update}: lower peak_lr or raise num_warmup_updates")
+            raise TrainingError(
+                f"loss is {float(sums[0])} at update {update}: lower peak_lr or raise num_warmup_updates"
+            )
         lr = learning_rate(self.recipe.optimizer, update)
         norm = self._step(num_tokens, lr)
         return UpdateReport(float(sums[0]) / num_tokens, float(sums[1]) / num_tokens, num_tokens, norm, lr)
@@ -140,7 +148,9 @@ class Trainer:
 
     def _loss(self, sub: SubTransformer, features_NE: Tensor, targets_N: Tensor) -> LossSums:
         output_VE = sub.output.weight_OI.to(features_NE.dtype)
-        return smoothed_cross_entropy(features_NE, output_VE, targets_N, self.recipe.optimizer.label_smoothing)
+        return smoothed_cross_entropy(
+            features_NE, output_VE, targets_N, self.recipe.optimizer.label_smoothing
+        )
 
     def _autocast(self) -> AbstractContextManager[None]:
         precision = self.recipe.loop.precision
@@ -163,7 +173,8 @@ class Trainer:
         if self.distributed:
             flat = torch.cat([gradient.flatten() for gradient in gradients])
             dist.all_reduce(flat)
-            for gradient, part in zip(gradients, flat.split([g.numel() for g in gradients]), strict=True):
+            parts = torch.split(flat, [gradient.numel() for gradient in gradients])
+            for gradient, part in zip(gradients, parts, strict=True):
                 gradient.copy_(part.view_as(gradient))
         norm = float(torch.linalg.vector_norm(torch.stack(torch._foreach_norm(gradients)))) / num_tokens
         clip = self.recipe.optimizer.clip_norm
@@ -176,6 +187,13 @@ class Trainer:
         return norm
 
 
+def _gradient_scaler(is_enabled: bool) -> Any:
+    """fp16's loss scaler, by the name this torch has for it (torch.amp since 2.3)."""
+    if hasattr(torch.amp, "GradScaler"):
+        return torch.amp.GradScaler("cuda", enabled=is_enabled)
+    return torch.cuda.amp.GradScaler(enabled=is_enabled)
+
+
 def target_features(sub: SubTransformer, batch: Batch) -> tuple[Tensor, Tensor]:
     """Decoder features (N, E) and token ids (N) of the batch's real target positions."""
     features_BTE = sub.decode(sub.encode(batch.src_BS), batch.prev_output_BT)
@@ -185,7 +203,10 @@ def target_features(sub: SubTransformer, batch: Batch) -> tuple[Tensor, Tensor]:
 
 @torch.no_grad()
 def evaluate_loss(
-    super_transformer: SuperTransformer, config: SubTransformerConfig, batches: Sequence[Batch], label_smoothing: float
+    super_transformer: SuperTransformer,
+    config: SubTransformerConfig,
+    batches: Sequence[Batch],
+    label_smoothing: float,
 ) -> LossSums:
     """Mean loss per target token of one SubTransformer, without dropout."""
     sub = super_transformer.extract_for_training(config, NO_DROPOUT)

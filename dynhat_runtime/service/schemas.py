@@ -51,8 +51,8 @@ class TranslateRequest(BaseModel):
 class TranslateAnswer(BaseModel):
     """POST /translate; `detectedLanguage` only when the source was "auto"."""
 
-    translatedText: str | list[str]  # noqa: N815  # the facade's spelling
-    detectedLanguage: DetectedLanguage | list[DetectedLanguage] | None = None  # noqa: N815
+    translatedText: str | list[str]  # the facade's spelling
+    detectedLanguage: DetectedLanguage | list[DetectedLanguage] | None = None
 
 
 class PointDescription(BaseModel):

@@ -1,0 +1,138 @@
+"""What the design-time commands do with a bundle: open it, measure or score, show progress, write the result."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.progress import Progress
+
+from dynhat_runtime.decoding.beam_search import BeamOptions
+from dynhat_runtime.decoding.tokenizer import Tokenizer
+from dynhat_runtime.decoding.translator import LengthLimits, Translator
+from dynhat_runtime.errors import SettingsError
+from dynhat_runtime.model.checkpoint import Bundle
+from dynhat_runtime.model.super_transformer import SuperTransformer
+from dynhat_runtime.offline.data import Pair
+from dynhat_runtime.offline.evaluate import Scores, dev_loss, load_pairs, score, translate_all
+from dynhat_runtime.offline.profile import (
+    PointQuality,
+    PointToMeasure,
+    ProfileOptions,
+    points_from_file,
+    points_of_table,
+    profile_points,
+)
+
+
+def profile_bundle(
+    path: Path,
+    *,
+    points_file: Path | None,
+    dev: Path | None,
+    test: Path | None,
+    options: ProfileOptions,
+    out: Path | None,
+) -> Path:
+    """Measure the points of a bundle and write the table; returns where.
+
+    Raises:
+        DynhatError: What is wrong with the bundle, the points or the test sets.
+    """
+    bundle = Bundle.open(path)
+    points = (
+        points_of_table(bundle.table())
+        if points_file is None
+        else points_from_file(points_file, bundle.design_space)
+    )
+    console = Console(stderr=True)
+    super_transformer = bundle.super_transformer()
+    dev_pairs = None if dev is None else load_pairs(dev)
+    test_pairs = None if test is None else load_pairs(test)
+    points = [
+        replace(
+            point,
+            quality=_quality(bundle, super_transformer, point, dev_pairs, test_pairs, test, options, console),
+        )
+        for point in points
+    ]
+    table = profile_points(bundle, super_transformer, points, options, console)
+    if out is None:
+        return bundle.with_table(table).path
+    try:
+        table.save(out)
+    except OSError as error:
+        raise SettingsError(
+            f"{out}: cannot be written ({error.strerror}): give --out a file you may write"
+        ) from error
+    return out
+
+
+def _quality(
+    bundle: Bundle,
+    super_transformer: SuperTransformer,
+    point: PointToMeasure,
+    dev_pairs: list[Pair] | None,
+    test_pairs: list[Pair] | None,
+    test: Path | None,
+    options: ProfileOptions,
+    console: Console,
+) -> PointQuality:
+    """What is known of the point, with what was asked for measured anew."""
+    quality = point.quality
+    if dev_pairs is not None:
+        tokenizer = Tokenizer(bundle.tokenizer_model(), str(bundle.path))
+        quality = replace(quality, dev_loss=dev_loss(super_transformer, point.config, tokenizer, dev_pairs))
+    if test_pairs is not None and test is not None:
+        scores = _score_point(bundle, super_transformer, point, test_pairs, test, options.beam_size, console)
+        quality = replace(
+            quality, bleu=scores.bleu, bleu_signature=f"{scores.bleu_signature}|beam:{options.beam_size}"
+        )
+    return quality
+
+
+def evaluate_bundle(
+    path: Path, test: Path, *, point_id: str | None, beam_size: int, limit: int | None
+) -> list[dict[str, Any]]:
+    """Scores of one or all operating points of a bundle on a test set.
+
+    Raises:
+        DynhatError: What is wrong with the bundle, the point or the test set.
+    """
+    bundle = Bundle.open(path)
+    table = bundle.table()
+    chosen = table.points if point_id is None else (table[point_id],)
+    pairs = load_pairs(test, limit)
+    super_transformer = bundle.super_transformer()
+    console = Console(stderr=True)
+    rows = []
+    for point in points_of_table(table.model_copy(update={"points": tuple(chosen)})):
+        scores = _score_point(bundle, super_transformer, point, pairs, test, beam_size, console)
+        rows.append({"id": point.id, "beam_size": beam_size, **asdict(scores)})
+    return rows
+
+
+def _score_point(
+    bundle: Bundle,
+    super_transformer: SuperTransformer,
+    point: PointToMeasure,
+    pairs: list[Pair],
+    test: Path,
+    beam_size: int,
+    console: Console,
+) -> Scores:
+    tokenizer = Tokenizer(bundle.tokenizer_model(), str(bundle.path))
+    translator = Translator(tokenizer, LengthLimits(max_src_tokens=bundle.manifest.max_src_tokens))
+    sub = super_transformer.extract(point.config)
+    with Progress(console=console, disable=not console.is_terminal) as progress:
+        task = progress.add_task(f"translating with {point.id}", total=len(pairs))
+        translations = translate_all(
+            translator,
+            sub,
+            [source for source, _ in pairs],
+            BeamOptions(beam_size=beam_size),
+            lambda done: progress.update(task, completed=done),
+        )
+    return score(translations, [target for _, target in pairs], test.name.split(".")[0])

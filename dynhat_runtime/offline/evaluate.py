@@ -1,0 +1,96 @@
+"""`dynhat evaluate`: BLEU and chrF with sacreBLEU's signatures, and dev loss, of operating points."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from dynhat_runtime.decoding.beam_search import BeamOptions
+from dynhat_runtime.decoding.tokenizer import Tokenizer
+from dynhat_runtime.decoding.translator import Translator
+from dynhat_runtime.design_space import SubTransformerConfig
+from dynhat_runtime.model.sub_transformer import SubTransformer
+from dynhat_runtime.model.super_transformer import SuperTransformer
+from dynhat_runtime.offline.data import Pair, batches_by_tokens, collate, read_pairs, tokenise
+from dynhat_runtime.offline.trainer import evaluate_loss
+
+BATCH_SENTENCES = 64
+MAX_TOKENS_PER_BATCH = 4000
+
+
+@dataclass(frozen=True, slots=True)
+class Scores:
+    """What a point scores on one test set.
+
+    Attributes:
+        bleu_signature: sacreBLEU's, with the test set's name; likewise for chrF.
+    """
+
+    bleu: float
+    bleu_signature: str
+    chrf: float
+    chrf_signature: str
+    num_sentences: int
+
+
+def load_pairs(path: Path, limit: int | None = None) -> list[Pair]:
+    """Pairs of a gzipped TSV test set, the first `limit` of them.
+
+    Raises:
+        TrainingError: The file cannot be read.
+    """
+    pairs = list(read_pairs(path))
+    return pairs if limit is None else pairs[:limit]
+
+
+def translate_all(
+    translator: Translator,
+    sub: SubTransformer,
+    sources: Sequence[str],
+    options: BeamOptions,
+    progress: Callable[[int], None] = lambda _: None,
+) -> list[str]:
+    """Translate test sentences in batches of similar length; `progress` hears how many are done."""
+    order = sorted(range(len(sources)), key=lambda i: len(sources[i]))
+    translations = [""] * len(sources)
+    for begin in range(0, len(order), BATCH_SENTENCES):
+        indices = order[begin : begin + BATCH_SENTENCES]
+        outputs = translator.translate(sub, [sources[i] for i in indices], options)
+        for i, output in zip(indices, outputs, strict=True):
+            translations[i] = output.text
+        progress(begin + len(indices))
+    return translations
+
+
+def score(translations: Sequence[str], references: Sequence[str], test_set: str) -> Scores:
+    """BLEU and chrF of detokenised text."""
+    from sacrebleu.metrics.bleu import BLEU
+    from sacrebleu.metrics.chrf import CHRF
+
+    bleu, chrf = BLEU(), CHRF()
+    bleu_score = bleu.corpus_score(list(translations), [list(references)])
+    chrf_score = chrf.corpus_score(list(translations), [list(references)])
+    return Scores(
+        bleu=round(float(bleu_score.score), 2),
+        bleu_signature=f"{test_set}|{bleu.get_signature()}",
+        chrf=round(float(chrf_score.score), 2),
+        chrf_signature=f"{test_set}|{chrf.get_signature()}",
+        num_sentences=len(translations),
+    )
+
+
+def dev_loss(
+    super_transformer: SuperTransformer,
+    config: SubTransformerConfig,
+    tokenizer: Tokenizer,
+    pairs: Sequence[Pair],
+    label_smoothing: float = 0.1,
+) -> float:
+    """Label-smoothed cross-entropy per target token, natural logarithm."""
+    corpus = tokenise(pairs, tokenizer, super_transformer.spec.max_positions)
+    order = corpus.tgt_lengths.argsort(kind="stable")
+    batches = [
+        collate(corpus, batch.tolist()) for batch in batches_by_tokens(corpus, order, MAX_TOKENS_PER_BATCH)
+    ]
+    return round(evaluate_loss(super_transformer, config, batches, label_smoothing).smoothed.item(), 4)

@@ -1,0 +1,64 @@
+"""`dynhat export`: the last checkpoints of a training run, averaged, as a bundle that the daemon serves."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+from dynhat_runtime import __version__
+from dynhat_runtime.decoding.tokenizer import Tokenizer
+from dynhat_runtime.errors import TrainingError
+from dynhat_runtime.model.checkpoint import Bundle, write_bundle
+from dynhat_runtime.offline.recipe import Recipe
+from dynhat_runtime.offline.train import RunFolder, average_weights, spec_of
+
+
+def export_bundle(recipe: Recipe, run_dir: Path, out: Path, num_averaged: int) -> Bundle:
+    """Average the last `num_averaged` checkpoints of a run and write a bundle without operating points.
+
+    Raises:
+        TrainingError: The run has no checkpoint yet.
+        BundleError: `out` cannot be written.
+    """
+    run = RunFolder(run_dir)
+    files = run.weights()[-num_averaged:]
+    tokenizer = Tokenizer.load(run.tokenizer)
+    weights = average_weights(files)
+    return write_bundle(
+        out,
+        name=f"{recipe.data.src_lang}-{recipe.data.tgt_lang}",
+        languages=(recipe.data.src_lang, recipe.data.tgt_lang),
+        spec=spec_of(recipe, tokenizer.vocab_size),
+        weights=weights,
+        tokenizer_model=run.tokenizer.read_bytes(),
+        training_record=training_record(recipe, run, files),
+        max_src_tokens=recipe.data.max_tokens_per_sentence,
+    )
+
+
+def training_record(recipe: Recipe, run: RunFolder, files: list[Path]) -> dict[str, Any]:
+    """How the weights came to be: recipe, data with licences, updates, tokens, and the last dev losses.
+
+    Raises:
+        TrainingError: The run has not been validated yet.
+    """
+    rows = [json.loads(line) for line in run.metrics.read_text(encoding="utf-8").splitlines()]
+    last_update = int(files[-1].stem.removeprefix("update_"))
+    dev = [row for row in rows if row["kind"] == "dev" and row["update"] <= last_update]
+    if not dev:
+        raise TrainingError(f"{run.metrics}: no dev loss yet: train until the first validation")
+    return {
+        "dynhat_runtime": __version__,
+        "updates": last_update,
+        "target_tokens_seen": dev[-1]["num_tokens_seen"],
+        "checkpoints_averaged": [file.stem for file in files],
+        "seed": recipe.loop.seed,
+        "dev_set": [corpus.file for corpus in recipe.data.dev],
+        "dev_loss": {key: value for key, value in dev[-1].items() if key.startswith("dev_")},
+        "dev_loss_history": [
+            {key: row[key] for key in ("update", "dev_nll_largest", "dev_nll_smallest")} for row in dev
+        ],
+        "data": [corpus.model_dump() for corpus in recipe.data.corpora],
+        "recipe": recipe.model_dump(mode="json", exclude={"data"}),
+    }

@@ -1,0 +1,292 @@
+"""`dynhat profile --points`: measure operating points on this device, at several lengths and CPU counts.
+
+Every figure is a whole sentence as it is served: batch 1, the table's beam, the decoder made to run exactly the
+target length. Points take turns run by run, so that a disturbance hits all of them alike.
+"""
+
+from __future__ import annotations
+
+import math
+import os
+import platform
+import statistics
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from datetime import datetime, timezone
+from pathlib import Path
+
+import torch
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from rich.console import Console
+from rich.progress import track
+
+from dynhat_runtime.decoding.beam_search import BeamOptions, beam_search
+from dynhat_runtime.design_space import DesignSpace, SubTransformerConfig
+from dynhat_runtime.errors import SettingsError
+from dynhat_runtime.model.checkpoint import Bundle
+from dynhat_runtime.model.sub_transformer import SubTransformer
+from dynhat_runtime.model.super_transformer import SuperTransformer
+from dynhat_runtime.model.threads import move_threads_to
+from dynhat_runtime.monitor.host import HostMonitor
+from dynhat_runtime.monitor.identity import device_name
+from dynhat_runtime.offline.recipe import read_toml
+from dynhat_runtime.operating_point import (
+    DeviceDescription,
+    LatencyMeasurement,
+    OperatingPoint,
+    OperatingPointTable,
+)
+
+LENGTHS = (10, 30, 60)
+"""Source and target tokens measured at; the paper's is 30."""
+REFERENCE_LENGTH = 30
+NUM_WARMUP_RUNS = 5
+TRIM_FRACTION = 0.1
+"""Fastest and slowest share of runs left out (the paper's protocol)."""
+MIN_CPU_RATIO = 1.06
+"""Below this a lost CPU costs too little to put a default budget between."""
+
+
+class NamedConfig(BaseModel):
+    """A point chosen by hand."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    id: str
+    num_decoder_layers: int
+    encoder_embed_dim: int
+    encoder_ffn_dim: int
+    decoder_embed_dim: int
+    decoder_ffn_dim: int
+    num_heads: int
+    cross_attention_span: int = 1
+
+    def config(self, space: DesignSpace) -> SubTransformerConfig:
+        """The architecture, alike in every layer.
+
+        Raises:
+            DesignSpaceError: A value is not a choice of `space`.
+        """
+        num_encoder, num_decoder = space.max_encoder_layers, self.num_decoder_layers
+        return space.check(
+            SubTransformerConfig(
+                encoder_embed_dim=self.encoder_embed_dim,
+                encoder_ffn_dims=(self.encoder_ffn_dim,) * num_encoder,
+                encoder_attention_heads=(self.num_heads,) * num_encoder,
+                decoder_embed_dim=self.decoder_embed_dim,
+                decoder_ffn_dims=(self.decoder_ffn_dim,) * num_decoder,
+                decoder_attention_heads=(self.num_heads,) * num_decoder,
+                cross_attention_heads=(self.num_heads,) * num_decoder,
+                cross_attention_spans=(self.cross_attention_span,) * num_decoder,
+            )
+        )
+
+
+class _PointList(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    points: tuple[NamedConfig, ...] = Field(min_length=1)
+
+
+@dataclass(frozen=True, slots=True)
+class PointQuality:
+    """What a point says, not how fast: independent of the device."""
+
+    dev_loss: float | None = None
+    bleu: float | None = None
+    bleu_signature: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class PointToMeasure:
+    """An architecture with a name, and its quality as far as it is known."""
+
+    id: str
+    config: SubTransformerConfig
+    quality: PointQuality
+
+
+@dataclass(frozen=True, slots=True)
+class ProfileOptions:
+    """How to measure."""
+
+    num_runs: int = 30
+    beam_size: int = 4
+    lengths: tuple[int, ...] = LENGTHS
+
+
+def points_from_file(path: Path, space: DesignSpace) -> list[PointToMeasure]:
+    """Points chosen by hand in a TOML file of `[[points]]`.
+
+    Raises:
+        SettingsError: The file is not such a list.
+        DesignSpaceError: A point lies outside the design space.
+    """
+    try:
+        listed = _PointList.model_validate(read_toml(path))
+    except ValidationError as error:
+        first = error.errors()[0]
+        raise SettingsError(f"{path}: {'.'.join(map(str, first['loc']))}: {first['msg']}") from error
+    return [PointToMeasure(point.id, point.config(space), PointQuality()) for point in listed.points]
+
+
+def points_of_table(table: OperatingPointTable) -> list[PointToMeasure]:
+    """The points of a table measured elsewhere, with their quality."""
+    return [
+        PointToMeasure(point.id, point.config, PointQuality(point.dev_loss, point.bleu, point.bleu_signature))
+        for point in table
+    ]
+
+
+def profile_points(
+    bundle: Bundle,
+    super_transformer: SuperTransformer,
+    points: Sequence[PointToMeasure],
+    options: ProfileOptions,
+    console: Console,
+) -> OperatingPointTable:
+    """Measure every point on this device.
+
+    Returns:
+        The table, fastest first, with a default budget.
+    """
+    cpus = tuple(sorted(os.sched_getaffinity(0)))
+    subs = {point.id: super_transformer.extract(point.config) for point in points}
+    rows: dict[str, list[LatencyMeasurement]] = {point.id: [] for point in points}
+    num_threads = torch.get_num_threads()
+    try:
+        for num_cpus in range(1, len(cpus) + 1):
+            move_threads_to(cpus[:num_cpus])
+            torch.set_num_threads(num_cpus)
+            for length in options.lengths:
+                label = f"{num_cpus} of {len(cpus)} CPUs, {length} tokens"
+                for point_id, row in _measure_in_turns(
+                    subs, num_cpus, length, options, console, label
+                ).items():
+                    rows[point_id].append(row)
+    finally:
+        move_threads_to(cpus)
+        torch.set_num_threads(num_threads)
+    return _table(bundle, super_transformer.spec.design_space, points, rows, options)
+
+
+def _measure_in_turns(
+    subs: dict[str, SubTransformer],
+    num_cpus: int,
+    length: int,
+    options: ProfileOptions,
+    console: Console,
+    label: str,
+) -> dict[str, LatencyMeasurement]:
+    """One row per point, the points' runs interleaved."""
+    vocab_size = next(iter(subs.values())).output.weight_OI.shape[0]
+    generator = torch.Generator().manual_seed(length)
+    first_piece_id = 4 + 256  # beyond the special tokens and the byte pieces
+    src_BS = torch.randint(first_piece_id, vocab_size, (1, length), generator=generator)
+    src_BS[0, -1] = 2
+    times: dict[str, list[tuple[float, float]]] = {point_id: [] for point_id in subs}
+    for run in track(
+        range(NUM_WARMUP_RUNS + options.num_runs), label, console=console, disable=not console.is_terminal
+    ):
+        for point_id, sub in subs.items():
+            measured = measure_once(sub, src_BS, length, options.beam_size)
+            if run >= NUM_WARMUP_RUNS:
+                times[point_id].append(measured)
+    return {point_id: _summary(measured, num_cpus, length) for point_id, measured in times.items()}
+
+
+@torch.inference_mode()
+def measure_once(
+    sub: SubTransformer,
+    src_BS: torch.Tensor,
+    num_tgt_tokens: int,
+    beam_size: int,
+    clock: Callable[[], float] = time.perf_counter,
+) -> tuple[float, float]:
+    """Milliseconds of the encoder and of decoding exactly `num_tgt_tokens` tokens, eos included."""
+    options = BeamOptions(beam_size=beam_size, min_length=num_tgt_tokens - 1)
+    began = clock()
+    encoded = sub.encode(src_BS)
+    encoded_at = clock()
+    beam_search(sub.start(encoded, beam_size), [num_tgt_tokens - 1] * src_BS.shape[0], options)
+    return (encoded_at - began) * 1e3, (clock() - encoded_at) * 1e3
+
+
+def _summary(measured: list[tuple[float, float]], num_cpus: int, length: int) -> LatencyMeasurement:
+    """Medians and spread after dropping the fastest and slowest tenth."""
+    by_total = sorted(measured, key=sum)
+    num_trimmed = int(len(by_total) * TRIM_FRACTION)
+    kept = by_total[num_trimmed : len(by_total) - num_trimmed]
+    totals = [encoder + decoder for encoder, decoder in kept]
+    return LatencyMeasurement(
+        num_cpus=num_cpus,
+        num_src_tokens=length,
+        num_tgt_tokens=length,
+        encoder_ms=round(statistics.median(encoder for encoder, _ in kept), 3),
+        decoder_ms=round(statistics.median(decoder for _, decoder in kept), 3),
+        total_ms=round(statistics.median(totals), 3),
+        std_ms=round(statistics.pstdev(totals), 3),
+        num_runs=len(kept),
+    )
+
+
+def _table(
+    bundle: Bundle,
+    space: DesignSpace,
+    points: Sequence[PointToMeasure],
+    rows: dict[str, list[LatencyMeasurement]],
+    options: ProfileOptions,
+) -> OperatingPointTable:
+    most_cpus = max(row.num_cpus for row in rows[points[0].id])
+
+    def reference_ms(point_id: str, num_cpus: int) -> float:
+        of_cpus = [row for row in rows[point_id] if row.num_cpus == num_cpus]
+        return min(of_cpus, key=lambda row: abs(row.num_src_tokens - REFERENCE_LENGTH)).total_ms
+
+    ordered = sorted(points, key=lambda point: reference_ms(point.id, most_cpus))
+    best = min(ordered, key=lambda point: (point.quality.dev_loss or 0.0, -reference_ms(point.id, most_cpus)))
+    snapshot = HostMonitor().read()
+    return OperatingPointTable(
+        device=DeviceDescription(
+            name=device_name(),
+            machine=platform.machine(),
+            num_cpus=most_cpus,
+            cpu_max_frequency_hz=snapshot.cpu_max_frequency_hz,
+            torch_version=torch.__version__,
+            precision="fp32",
+            beam_size=options.beam_size,
+            measured_at=datetime.now(timezone.utc).isoformat(timespec="seconds"),
+        ),
+        design_space=space.name,
+        weights_sha256=bundle.weights_sha256,
+        reference_num_tokens=REFERENCE_LENGTH,
+        default_latency_budget_ms=round(
+            default_budget_ms(reference_ms(best.id, most_cpus), reference_ms(best.id, max(1, most_cpus - 1))),
+            1,
+        ),
+        points=tuple(
+            OperatingPoint(
+                id=point.id,
+                config=point.config,
+                num_parameters=space.num_parameters(point.config),
+                latencies=tuple(rows[point.id]),
+                dev_loss=point.quality.dev_loss,
+                bleu=point.quality.bleu,
+                bleu_signature=point.quality.bleu_signature,
+            )
+            for point in ordered
+        ),
+    )
+
+
+def default_budget_ms(best_point_ms: float, best_point_one_cpu_less_ms: float) -> float:
+    """A budget for operators who name none: the best point meets it while the device is whole.
+
+    Rules: (1) where a lost CPU slows the best point by more than 6 %, the budget lies half way (in ratio)
+    between both latencies, so that losing one CPU is answered by a faster point. (2) Otherwise 10 % above the
+    best point's latency.
+    """
+    if best_point_one_cpu_less_ms > MIN_CPU_RATIO * best_point_ms:
+        return math.sqrt(best_point_ms * best_point_one_cpu_less_ms)
+    return 1.1 * best_point_ms
