@@ -82,7 +82,6 @@ def spec_of(recipe: Recipe, vocab_size: int) -> SuperTransformerSpec:
 def ensure_tokenizer(recipe: Recipe, data_dir: Path, run: RunFolder) -> Path:
     """Train the joint vocabulary on the training text unless the run has one."""
     if not run.tokenizer.exists():
-        run.path.mkdir(parents=True, exist_ok=True)
         sentences = (
             side for corpus in recipe.data.corpora for pair in read_corpus(data_dir, corpus) for side in pair
         )
@@ -166,9 +165,7 @@ def save_state(run: RunFolder, trainer: Trainer, update: int, num_tokens_seen: i
     partial = run.last.with_suffix(".partial")
     torch.save(state, partial)
     partial.replace(run.last)
-    folder = run.path / "weights"
-    folder.mkdir(exist_ok=True)
-    file = folder / f"update_{update:08d}.safetensors"
+    file = run.path / "weights" / f"update_{update:08d}.safetensors"
     partial = file.with_suffix(".partial")
     save_file(
         {name: w.detach().cpu().contiguous() for name, w in trainer.super_transformer.weights.items()},
@@ -375,6 +372,13 @@ def train(recipe: Recipe, data_dir: Path, run_dir: Path, *, device_name: str | N
         TrainingError: Data or recipe that cannot be trained on.
     """
     run = RunFolder(run_dir)
+    try:
+        run.path.mkdir(parents=True, exist_ok=True)
+        (run.path / "weights").mkdir(exist_ok=True)
+    except OSError as error:
+        raise TrainingError(
+            f"{run.path}: cannot be written ({error.strerror}): give another --run-dir"
+        ) from error
     device = pick_device(device_name)
     with process_group(device) as (rank, world_size):
         if recipe.loop.num_batches_per_update % world_size:

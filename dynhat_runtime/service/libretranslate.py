@@ -29,7 +29,7 @@ from dynhat_runtime.service.schemas import (
 from dynhat_runtime.service.translation import translate
 
 ERRORS: dict[int | str, dict[str, Any]] = {
-    status: {"model": ErrorAnswer} for status in (400, 408, 413, 429, 500, 503, 504)
+    status: {"model": ErrorAnswer} for status in (400, 408, 429, 500, 503, 504)
 }
 
 NUM_OTHER_FIELDS = 64
@@ -155,6 +155,13 @@ async def _read_in_time(request: Request, limits: RequestLimits) -> dict[str, An
         return await asyncio.wait_for(
             read_fields(request, limits.max_body_bytes, max_fields), limits.timeout_s
         )
+    except HTTPException as error:
+        if error.status_code != 413:
+            raise
+        # To a client of this facade a text that is too long is one mistake, however long it is.
+        raise RequestError(
+            f"{error.detail} (q may hold {limits.char_limit} characters per request)", "q"
+        ) from None
     except asyncio.TimeoutError:
         raise HTTPException(408, f"the body took longer than {limits.timeout_s:g} s to arrive") from None
 
