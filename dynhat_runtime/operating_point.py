@@ -12,7 +12,7 @@ from typing import Annotated
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from dynhat_runtime.design_space import DesignSpace, SubTransformerConfig
-from dynhat_runtime.errors import BundleError, UnknownOperatingPointError
+from dynhat_runtime.errors import BundleError, DesignSpaceError, UnknownOperatingPointError
 
 Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 
@@ -154,6 +154,8 @@ class OperatingPointTable(BaseModel):
             raise BundleError(
                 f"{path}: {field or 'file'}: {first['msg']}: measure it again with 'dynhat profile'"
             ) from error
+        except (BundleError, DesignSpaceError) as error:
+            raise BundleError(f"{path}: {error}: measure it again with 'dynhat profile'") from error
 
     def save(self, path: Path) -> None:
         """Write the table to `path`."""
