@@ -11,7 +11,8 @@ from dynhat_runtime.decoding.tokenizer import Tokenizer
 from dynhat_runtime.errors import TrainingError
 from dynhat_runtime.model.checkpoint import Bundle, write_bundle
 from dynhat_runtime.offline.recipe import Recipe
-from dynhat_runtime.offline.train import RunFolder, average_weights, spec_of
+from dynhat_runtime.offline.run_folder import RunFolder, average_weights
+from dynhat_runtime.offline.train import spec_of
 
 
 def export_bundle(recipe: Recipe, run_dir: Path, out: Path, num_averaged: int) -> Bundle:
