@@ -59,9 +59,10 @@ def ensure_tokenizer(recipe: Recipe, data_dir: Path, run: RunFolder) -> Path:
     """
     if not run.tokenizer.exists():
         run.path.mkdir(parents=True, exist_ok=True)
-        sentences = (
+        # A list, since the trainer would turn an error raised while it reads into one of its own.
+        sentences = [
             side for corpus in recipe.data.corpora for pair in read_corpus(data_dir, corpus) for side in pair
-        )
+        ]
         try:
             model = train_tokenizer(sentences, recipe.data.vocab_size)
         except RuntimeError as error:
