@@ -15,6 +15,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timezone
 from pathlib import Path
+from typing import Annotated
 
 import torch
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
@@ -23,7 +24,7 @@ from rich.progress import track
 
 from dynhat_runtime.decoding.beam_search import BeamOptions, beam_search
 from dynhat_runtime.design_space import DesignSpace, SubTransformerConfig
-from dynhat_runtime.errors import SettingsError
+from dynhat_runtime.errors import DesignSpaceError, SettingsError
 from dynhat_runtime.model.checkpoint import Bundle
 from dynhat_runtime.model.sub_transformer import SubTransformer
 from dynhat_runtime.model.super_transformer import SuperTransformer
@@ -36,6 +37,7 @@ from dynhat_runtime.operating_point import (
     LatencyMeasurement,
     OperatingPoint,
     OperatingPointTable,
+    PointId,
 )
 
 LENGTHS = (10, 30, 60)
@@ -53,8 +55,8 @@ class NamedConfig(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    id: str
-    num_decoder_layers: int
+    id: PointId
+    num_decoder_layers: Annotated[int, Field(gt=0)]
     encoder_embed_dim: int
     encoder_ffn_dim: int
     decoder_embed_dim: int
@@ -120,15 +122,22 @@ def points_from_file(path: Path, space: DesignSpace) -> list[PointToMeasure]:
     """Points chosen by hand in a TOML file of `[[points]]`.
 
     Raises:
-        SettingsError: The file is not such a list.
-        DesignSpaceError: A point lies outside the design space.
+        SettingsError: The file is not such a list, or a point lies outside the design space.
     """
     try:
         listed = _PointList.model_validate(read_toml(path))
     except ValidationError as error:
         first = error.errors()[0]
         raise SettingsError(f"{path}: {'.'.join(map(str, first['loc']))}: {first['msg']}") from error
-    return [PointToMeasure(point.id, point.config(space), PointQuality()) for point in listed.points]
+    points: list[PointToMeasure] = []
+    for point in listed.points:
+        if any(point.id == other.id for other in points):
+            raise SettingsError(f"{path}: point id {point.id!r} repeats: give each point its own")
+        try:
+            points.append(PointToMeasure(point.id, point.config(space), PointQuality()))
+        except DesignSpaceError as error:
+            raise SettingsError(f"{path}: point {point.id!r}: {error}") from error
+    return points
 
 
 def points_of_table(table: OperatingPointTable) -> list[PointToMeasure]:
@@ -245,7 +254,7 @@ def _table(
         return min(of_cpus, key=lambda row: abs(row.num_src_tokens - REFERENCE_LENGTH)).total_ms
 
     ordered = sorted(points, key=lambda point: reference_ms(point.id, most_cpus))
-    best = min(ordered, key=lambda point: (point.quality.dev_loss or 0.0, -reference_ms(point.id, most_cpus)))
+    best = _best(ordered)
     snapshot = HostMonitor().read()
     return OperatingPointTable(
         device=DeviceDescription(
@@ -278,6 +287,17 @@ def _table(
             for point in ordered
         ),
     )
+
+
+def _best(ordered: Sequence[PointToMeasure]) -> PointToMeasure:
+    """The point of highest quality, by the governor's rule; the slowest of equals."""
+    losses = [point.quality.dev_loss for point in ordered if point.quality.dev_loss is not None]
+    if len(losses) == len(ordered):
+        return next(point for point in reversed(ordered) if point.quality.dev_loss == min(losses))
+    bleus = [point.quality.bleu for point in ordered if point.quality.bleu is not None]
+    if len(bleus) == len(ordered):
+        return next(point for point in reversed(ordered) if point.quality.bleu == max(bleus))
+    return ordered[-1]
 
 
 def default_budget_ms(best_point_ms: float, best_point_one_cpu_less_ms: float) -> float:
