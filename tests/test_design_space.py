@@ -67,6 +67,25 @@ def test_seeded_sample_is_the_references(space: str, seed: int) -> None:
     assert _golden_space(space).sample(random.Random(seed)) == config_from_hat(expected["config"])
 
 
+def test_span_is_drawn_for_every_super_layer() -> None:
+    """Also a shallow sample draws a span for each decoder layer of the SuperTransformer, as HAT does."""
+    draws: list[int] = []
+
+    class Counting(random.Random):
+        def choice(self, seq: Any) -> Any:
+            draws.append(len(seq))
+            return super().choice(seq)
+
+    space = preset("paper-wmt14-ende").model_copy(update={"decoder_num_layers": (1, 6)})
+    depths = set()
+    for seed in range(8):
+        draws.clear()
+        depth = space.sample(Counting(seed)).num_decoder_layers
+        depths.add(depth)
+        assert len(draws) == 4 + 2 * 6 + 3 * depth + 6
+    assert depths == {1, 6}
+
+
 @pytest.mark.parametrize(("space", "seed"), _samples())
 def test_gene_is_the_references(space: str, seed: int) -> None:
     """A gene equals HAT's; span positions beyond the depth, which HAT draws and ignores, repeat the first."""
