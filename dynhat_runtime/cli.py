@@ -385,7 +385,7 @@ def _only_point(table: OperatingPointTable, point_id: str | None) -> OperatingPo
     Raises:
         UnknownOperatingPointError: Listing the ids there are.
     """
-    point = table.points[-1] if point_id is None else table[point_id]
+    point = table.best if point_id is None else table[point_id]
     return table.model_copy(update={"points": (point,)})
 
 

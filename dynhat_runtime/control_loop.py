@@ -87,7 +87,7 @@ class ControlLoop:
         self._engine = engine
         self._table = table
         self._rules = rules
-        self._model = LatencyModel(table)
+        self._model = LatencyModel(table, rules.num_busy_neighbours)
         self._interval_s = interval_s
         self._thread: threading.Thread | None = None
         self._stopping = threading.Event()

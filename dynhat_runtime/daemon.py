@@ -106,7 +106,7 @@ def build_runtime(settings: Settings) -> Runtime:
         HostMonitor(),
         engine,
         table,
-        GovernorRules(latency_budget_ms=budget_ms),
+        GovernorRules(latency_budget_ms=budget_ms, num_busy_neighbours=settings.busy_neighbours),
         interval_s=settings.control_interval_s,
     )
     return Runtime(engine, control, budget_ms)

@@ -16,8 +16,6 @@ from collections.abc import Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass, field
 
-import torch
-
 from dynhat_runtime.decoding.beam_search import BeamOptions, SearchCancelledError
 from dynhat_runtime.decoding.sentences import Segment, join_sentences, split_sentences
 from dynhat_runtime.decoding.tokenizer import Tokenizer
@@ -25,7 +23,7 @@ from dynhat_runtime.decoding.translator import LengthLimits, Translator
 from dynhat_runtime.errors import EngineOverloadedError, EngineStoppedError, UnknownOperatingPointError
 from dynhat_runtime.model.checkpoint import Bundle
 from dynhat_runtime.model.sub_transformer import SubTransformer
-from dynhat_runtime.model.threads import move_threads_to
+from dynhat_runtime.model.threads import move_threads_to, use_decoding_threads
 from dynhat_runtime.operating_point import OperatingPointTable
 
 logger = logging.getLogger(__name__)
@@ -102,7 +100,7 @@ class TranslationEngine:
 
         Args:
             translator: Tokenizer and length limits.
-            points: Those of `table`, in its order; the last, usually the best, is active first.
+            points: Those of `table`; its best is active first.
             table: What was measured of them.
             languages: Codes of source and target.
             beam_size: For requests that name none.
@@ -112,7 +110,7 @@ class TranslationEngine:
         self.src_lang, self.tgt_lang = languages
         self._translator = translator
         self._points = {point.id: point for point in points}
-        self._active = points[-1]
+        self._active = self._points[table.best.id]
         self._beam_size = beam_size
         self._queue_limit = queue_limit_sentences
         self._lock = threading.Condition()
@@ -120,7 +118,6 @@ class TranslationEngine:
         self._num_waiting = 0
         self._stopping = False
         self._aborting = False
-        self._num_threads = torch.get_num_threads()
         self._thread: threading.Thread | None = None
 
     @classmethod
@@ -173,9 +170,8 @@ class TranslationEngine:
             ) from None
 
     def follow_cpus(self, cpus: tuple[int, ...]) -> None:
-        """Compute on these CPUs from the next batch on, with as many threads."""
+        """Compute on these CPUs."""
         move_threads_to(cpus)
-        self._num_threads = len(cpus)
 
     # --- requests -------------------------------------------------------------------------------------------
 
@@ -249,11 +245,8 @@ class TranslationEngine:
     # --- the worker -----------------------------------------------------------------------------------------
 
     def _run(self) -> None:
-        num_threads = 0
+        use_decoding_threads()
         while (batch := self._next_batch()) is not None:
-            if num_threads != self._num_threads:
-                num_threads = self._num_threads
-                torch.set_num_threads(num_threads)
             if batch:
                 self._translate(batch)
 

@@ -19,7 +19,7 @@ Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 
 
 class LatencyMeasurement(BaseModel):
-    """Time of one sentence on one point, at one length and number of CPUs.
+    """Time of one sentence on one point, at one length, number of CPUs and of busy neighbours.
 
     The decoder is forced to `num_tgt_tokens` steps, so that the figure does not depend on what is said.
     """
@@ -27,6 +27,8 @@ class LatencyMeasurement(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     num_cpus: Annotated[int, Field(gt=0)]
+    num_busy_neighbours: Annotated[int, Field(ge=0)] = 0
+    """Other processes that kept those CPUs busy meanwhile, as a device's other work does."""
     num_src_tokens: Annotated[int, Field(gt=0)]
     num_tgt_tokens: Annotated[int, Field(gt=0)]
     encoder_ms: Positive
@@ -117,10 +119,35 @@ class OperatingPointTable(BaseModel):
         raise UnknownOperatingPointError(f"operating point {point_id!r} is unknown: choose one of {known}")
 
     def reference_latency_ms(self, point: OperatingPoint) -> float:
-        """Measured latency of `point` at the reference length with all CPUs (or the nearest measured)."""
-        most_cpus = max(row.num_cpus for row in point.latencies)
-        rows = [row for row in point.latencies if row.num_cpus == most_cpus]
-        return min(rows, key=lambda row: abs(row.num_src_tokens - self.reference_num_tokens)).total_ms
+        """Measured latency of `point` at the reference length, with all CPUs and no neighbour (or the nearest)."""
+
+        def distance(row: LatencyMeasurement) -> tuple[int, int, int]:
+            return (
+                -row.num_cpus,
+                row.num_busy_neighbours,
+                abs(row.num_src_tokens - self.reference_num_tokens),
+            )
+
+        return min(point.latencies, key=distance).total_ms
+
+    def quality_by_id(self) -> dict[str, float]:
+        """Quality of every point, comparable within the table; higher is better.
+
+        It is the negative dev loss; in a table without, BLEU; in a table with neither, the order.
+        """
+        losses = {point.id: -point.dev_loss for point in self.points if point.dev_loss is not None}
+        if len(losses) == len(self.points):
+            return losses
+        bleus = {point.id: point.bleu for point in self.points if point.bleu is not None}
+        if len(bleus) == len(self.points):
+            return bleus
+        return {point.id: float(position) for position, point in enumerate(self.points)}
+
+    @property
+    def best(self) -> OperatingPoint:
+        """The point of best quality."""
+        quality = self.quality_by_id()
+        return max(self.points, key=lambda point: quality[point.id])
 
     def check_against(self, space: DesignSpace) -> None:
         """Check every point's architecture against the design space it claims.

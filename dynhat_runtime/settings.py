@@ -44,6 +44,9 @@ class Settings(BaseSettings):
     latency_budget_ms: Milliseconds | None = Field(
         None, description="time one sentence may take, in ms, without it the table's default"
     )
+    busy_neighbours: int = Field(
+        1, ge=0, le=64, description="busy processes beside the daemon that the governor plans for"
+    )
     beam_size: int = Field(4, ge=1, le=16, description="hypotheses kept per sentence")
     char_limit: int = Field(
         5000, ge=1, le=1_000_000, description="characters per request, all texts together"

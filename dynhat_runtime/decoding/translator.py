@@ -83,8 +83,10 @@ class Translator:
     def _parts(self, sentence: str) -> list[tuple[str, list[int]]]:
         """Token ids of a sentence's parts, each with the white space before it."""
         ids = self.encode(sentence)
-        if len(ids) <= self.limits.max_src_tokens or len(sentence) < 2:
-            return [("", ids[: self.limits.max_src_tokens - 1] + ids[-1:])]
+        if len(ids) <= self.limits.max_src_tokens:
+            return [("", ids)]
+        if len(sentence) < 2:
+            return [("", [*ids[: self.limits.max_src_tokens - 1], EOS_ID])]
         first, separator, second = split_in_two(sentence)
         (_, second_ids), *rest = self._parts(second)
         return [*self._parts(first), (separator, second_ids), *rest]

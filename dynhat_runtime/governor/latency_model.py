@@ -33,12 +33,17 @@ class _RowsOfCpus(NamedTuple):
 
 
 class LatencyModel:
-    """Latency of every point of a table at any length and number of CPUs."""
+    """Latency of every point of a table at any length and number of CPUs, beside a given number of neighbours."""
 
-    def __init__(self, table: OperatingPointTable) -> None:
-        """Prepare the curves of `table`."""
+    def __init__(self, table: OperatingPointTable, num_busy_neighbours: int = 0) -> None:
+        """Prepare the curves of `table`.
+
+        Args:
+            table: The points and what was measured of them.
+            num_busy_neighbours: Busy processes that share the CPUs; the nearest number measured is taken.
+        """
         self.table = table
-        self._rows = {point.id: _rows_by_cpus(point) for point in table}
+        self._rows = {point.id: _rows_by_cpus(point, num_busy_neighbours) for point in table}
 
     def predict_ms(
         self, point: OperatingPoint, *, num_src_tokens: int, num_tgt_tokens: int, num_cpus: float | None
@@ -72,10 +77,12 @@ class LatencyModel:
         return fewer_ms + share_of_more * (more_ms - fewer_ms)
 
 
-def _rows_by_cpus(point: OperatingPoint) -> tuple[_RowsOfCpus, ...]:
-    """The point's measurements as curves, fewest CPUs first."""
+def _rows_by_cpus(point: OperatingPoint, num_busy_neighbours: int) -> tuple[_RowsOfCpus, ...]:
+    """The point's measurements beside the wanted number of neighbours as curves, fewest CPUs first."""
+    measured = {row.num_busy_neighbours for row in point.latencies}
+    nearest = min(measured, key=lambda number: (abs(number - num_busy_neighbours), number))
     by_cpus: defaultdict[int, list[LatencyMeasurement]] = defaultdict(list)
-    for row in point.latencies:
+    for row in (row for row in point.latencies if row.num_busy_neighbours == nearest):
         by_cpus[row.num_cpus].append(row)
     return tuple(
         _RowsOfCpus(

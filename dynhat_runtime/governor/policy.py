@@ -29,6 +29,9 @@ class GovernorRules:
     """Share of the budget that must stay free for a step up, so that a hair's breadth does not swing back."""
     dwell_s: float = 0.5
     """A point stays at least this long before a step up. A step down never waits."""
+    num_busy_neighbours: int = 1
+    """Busy processes planned for. A device that serves does other work too; with a CPU to spare that costs
+    nothing, without one the neighbour takes its share of ours."""
     num_tokens: int | None = None
     """Source and target length judged at; None is the table's reference length."""
 
@@ -41,6 +44,8 @@ class GovernorRules:
             )
         if not (math.isfinite(self.dwell_s) and self.dwell_s >= 0):
             raise SettingsError(f"dwell_s={self.dwell_s}: give seconds, 0 or more")
+        if self.num_busy_neighbours < 0:
+            raise SettingsError(f"num_busy_neighbours={self.num_busy_neighbours}: give a number, 0 or more")
         if self.num_tokens is not None and self.num_tokens < 1:
             raise SettingsError(f"num_tokens={self.num_tokens}: give a length of 1 or more, or leave it out")
 
@@ -119,7 +124,7 @@ def decide(
     table = model.table
     active = table[state.active_id]
     predicted_ms = _predict_all_ms(snapshot, rules, model)
-    quality = _quality(table)
+    quality = table.quality_by_id()
     fitting = [point.id for point in table if predicted_ms[point.id] <= rules.latency_budget_ms]
     better = [point_id for point_id in fitting if quality[point_id] > quality[active.id]]
     step_up = [point_id for point_id in better if predicted_ms[point_id] <= rules.step_up_budget_ms]
@@ -190,17 +195,6 @@ def _clock_slow_down(snapshot: ResourceSnapshot, table: OperatingPointTable) -> 
     if measured_hz is None or not capped_hz:
         return 1.0
     return max(measured_hz / capped_hz, 1.0)
-
-
-def _quality(table: OperatingPointTable) -> dict[str, float]:
-    """Of every point, comparable within the table; higher is better."""
-    losses = {point.id: -point.dev_loss for point in table if point.dev_loss is not None}
-    if len(losses) == len(table):
-        return losses
-    bleus = {point.id: point.bleu for point in table if point.bleu is not None}
-    if len(bleus) == len(table):
-        return bleus
-    return {point.id: float(position) for position, point in enumerate(table)}
 
 
 class _Words:

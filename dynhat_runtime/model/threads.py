@@ -1,9 +1,20 @@
-"""Which CPUs this process computes on. Knows no model."""
+"""Which CPUs this process computes on, and with how many threads. Knows no model."""
 
 from __future__ import annotations
 
 import os
 from collections.abc import Iterable
+
+import torch
+
+DECODING_THREADS = 1
+"""Threads of one decoding. At the shipped sizes a second one gains nothing on an idle machine, and on a busy one
+the threads wait for each other at every operator: 20 times slower (`docs/decisions/0003-one-thread.md`)."""
+
+
+def use_decoding_threads() -> None:
+    """Let the calling thread decode as it is served."""
+    torch.set_num_threads(DECODING_THREADS)
 
 
 def move_threads_to(cpus: Iterable[int]) -> None:

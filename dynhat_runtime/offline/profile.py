@@ -1,21 +1,26 @@
 """`dynhat profile --points`: measure operating points on this device, at several lengths and CPU counts.
 
 Every figure is a whole sentence as it is served: batch 1, the table's beam, the decoder made to run exactly the
-target length. Points take turns run by run, so that a disturbance hits all of them alike.
+target length. Each is measured alone and beside a busy neighbour on the same CPUs, which is what a device that
+does other work is like. Points take turns run by run, so that a disturbance hits all of them alike.
 """
 
 from __future__ import annotations
 
+import contextlib
+import itertools
 import math
 import os
 import platform
 import statistics
+import subprocess
+import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timezone
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, NamedTuple
 
 import torch
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
@@ -23,12 +28,13 @@ from rich.console import Console
 from rich.progress import track
 
 from dynhat_runtime.decoding.beam_search import BeamOptions, beam_search
+from dynhat_runtime.decoding.tokenizer import EOS_ID
 from dynhat_runtime.design_space import DesignSpace, SubTransformerConfig
 from dynhat_runtime.errors import DesignSpaceError, SettingsError
 from dynhat_runtime.model.checkpoint import Bundle
 from dynhat_runtime.model.sub_transformer import SubTransformer
 from dynhat_runtime.model.super_transformer import SuperTransformer
-from dynhat_runtime.model.threads import move_threads_to
+from dynhat_runtime.model.threads import move_threads_to, use_decoding_threads
 from dynhat_runtime.monitor.host import HostMonitor
 from dynhat_runtime.monitor.identity import device_name
 from dynhat_runtime.offline.recipe import read_toml
@@ -46,6 +52,10 @@ REFERENCE_LENGTH = 30
 NUM_WARMUP_RUNS = 5
 TRIM_FRACTION = 0.1
 """Fastest and slowest share of runs left out (the paper's protocol)."""
+NUMS_BUSY_NEIGHBOURS = (0, 1)
+"""Busy processes on the same CPUs that latency is measured beside."""
+PLANNED_BUSY_NEIGHBOURS = 1
+"""What the default budget is made for; the daemon's own default."""
 MIN_CPU_RATIO = 1.06
 """Below this a lost CPU costs too little to put a default budget between."""
 
@@ -165,44 +175,60 @@ def profile_points(
     rows: dict[str, list[LatencyMeasurement]] = {point.id: [] for point in points}
     num_threads = torch.get_num_threads()
     try:
-        for num_cpus in range(1, len(cpus) + 1):
+        use_decoding_threads()
+        for num_cpus, num_neighbours in itertools.product(range(1, len(cpus) + 1), NUMS_BUSY_NEIGHBOURS):
             move_threads_to(cpus[:num_cpus])
-            torch.set_num_threads(num_cpus)
-            for length in options.lengths:
-                label = f"{num_cpus} of {len(cpus)} CPUs, {length} tokens"
-                for point_id, row in _measure_in_turns(
-                    subs, num_cpus, length, options, console, label
-                ).items():
-                    rows[point_id].append(row)
+            with busy_neighbours(num_neighbours):
+                for length in options.lengths:
+                    place = _Place(num_cpus, num_neighbours, length)
+                    for point_id, row in _measure_in_turns(subs, place, options, console).items():
+                        rows[point_id].append(row)
     finally:
         move_threads_to(cpus)
         torch.set_num_threads(num_threads)
     return _table(bundle, super_transformer.spec.design_space, points, rows, options)
 
 
+@contextlib.contextmanager
+def busy_neighbours(number: int) -> Iterator[None]:
+    """Keep `number` processes busy on this process's CPUs while the context lasts."""
+    neighbours = [subprocess.Popen([sys.executable, "-S", "-c", "while True: pass"]) for _ in range(number)]
+    try:
+        yield
+    finally:
+        for neighbour in neighbours:
+            neighbour.kill()
+            neighbour.wait()
+
+
+class _Place(NamedTuple):
+    """What one row was measured under."""
+
+    num_cpus: int
+    num_busy_neighbours: int
+    num_tokens: int
+
+    def __str__(self) -> str:
+        return f"{self.num_cpus} CPUs, {self.num_busy_neighbours} busy neighbours, {self.num_tokens} tokens"
+
+
 def _measure_in_turns(
-    subs: dict[str, SubTransformer],
-    num_cpus: int,
-    length: int,
-    options: ProfileOptions,
-    console: Console,
-    label: str,
+    subs: dict[str, SubTransformer], place: _Place, options: ProfileOptions, console: Console
 ) -> dict[str, LatencyMeasurement]:
     """One row per point, the points' runs interleaved."""
     vocab_size = next(iter(subs.values())).output.weight_OI.shape[0]
-    generator = torch.Generator().manual_seed(length)
+    generator = torch.Generator().manual_seed(place.num_tokens)
     first_piece_id = 4 + 256  # beyond the special tokens and the byte pieces
-    src_BS = torch.randint(first_piece_id, vocab_size, (1, length), generator=generator)
-    src_BS[0, -1] = 2
+    src_BS = torch.randint(first_piece_id, vocab_size, (1, place.num_tokens), generator=generator)
+    src_BS[0, -1] = EOS_ID
     times: dict[str, list[tuple[float, float]]] = {point_id: [] for point_id in subs}
-    for run in track(
-        range(NUM_WARMUP_RUNS + options.num_runs), label, console=console, disable=not console.is_terminal
-    ):
+    runs = range(NUM_WARMUP_RUNS + options.num_runs)
+    for run in track(runs, str(place), console=console, disable=not console.is_terminal):
         for point_id, sub in subs.items():
-            measured = measure_once(sub, src_BS, length, options.beam_size)
+            measured = measure_once(sub, src_BS, place.num_tokens, options.beam_size)
             if run >= NUM_WARMUP_RUNS:
                 times[point_id].append(measured)
-    return {point_id: _summary(measured, num_cpus, length) for point_id, measured in times.items()}
+    return {point_id: _summary(measured, place) for point_id, measured in times.items()}
 
 
 @torch.inference_mode()
@@ -222,16 +248,17 @@ def measure_once(
     return (encoded_at - began) * 1e3, (clock() - encoded_at) * 1e3
 
 
-def _summary(measured: list[tuple[float, float]], num_cpus: int, length: int) -> LatencyMeasurement:
+def _summary(measured: list[tuple[float, float]], place: _Place) -> LatencyMeasurement:
     """Medians and spread after dropping the fastest and slowest tenth."""
     by_total = sorted(measured, key=sum)
     num_trimmed = int(len(by_total) * TRIM_FRACTION)
     kept = by_total[num_trimmed : len(by_total) - num_trimmed]
     totals = [encoder + decoder for encoder, decoder in kept]
     return LatencyMeasurement(
-        num_cpus=num_cpus,
-        num_src_tokens=length,
-        num_tgt_tokens=length,
+        num_cpus=place.num_cpus,
+        num_busy_neighbours=place.num_busy_neighbours,
+        num_src_tokens=place.num_tokens,
+        num_tgt_tokens=place.num_tokens,
         encoder_ms=round(statistics.median(encoder for encoder, _ in kept), 3),
         decoder_ms=round(statistics.median(decoder for _, decoder in kept), 3),
         total_ms=round(statistics.median(totals), 3),
@@ -249,14 +276,17 @@ def _table(
 ) -> OperatingPointTable:
     most_cpus = max(row.num_cpus for row in rows[points[0].id])
 
-    def reference_ms(point_id: str, num_cpus: int) -> float:
-        of_cpus = [row for row in rows[point_id] if row.num_cpus == num_cpus]
-        return min(of_cpus, key=lambda row: abs(row.num_src_tokens - REFERENCE_LENGTH)).total_ms
+    def reference_ms(point_id: str, num_cpus: int, num_busy_neighbours: int) -> float:
+        alike = [
+            row
+            for row in rows[point_id]
+            if (row.num_cpus, row.num_busy_neighbours) == (num_cpus, num_busy_neighbours)
+        ]
+        return min(alike, key=lambda row: abs(row.num_src_tokens - REFERENCE_LENGTH)).total_ms
 
-    ordered = sorted(points, key=lambda point: reference_ms(point.id, most_cpus))
-    best = _best(ordered)
+    ordered = sorted(points, key=lambda point: reference_ms(point.id, most_cpus, 0))
     snapshot = HostMonitor().read()
-    return OperatingPointTable(
+    table = OperatingPointTable(
         device=DeviceDescription(
             name=device_name(),
             machine=platform.machine(),
@@ -270,10 +300,7 @@ def _table(
         design_space=space.name,
         weights_sha256=bundle.weights_sha256,
         reference_num_tokens=REFERENCE_LENGTH,
-        default_latency_budget_ms=round(
-            default_budget_ms(reference_ms(best.id, most_cpus), reference_ms(best.id, max(1, most_cpus - 1))),
-            1,
-        ),
+        default_latency_budget_ms=reference_ms(ordered[-1].id, most_cpus, 0),
         points=tuple(
             OperatingPoint(
                 id=point.id,
@@ -287,17 +314,12 @@ def _table(
             for point in ordered
         ),
     )
-
-
-def _best(ordered: Sequence[PointToMeasure]) -> PointToMeasure:
-    """The point of highest quality, by the governor's rule; the slowest of equals."""
-    losses = [point.quality.dev_loss for point in ordered if point.quality.dev_loss is not None]
-    if len(losses) == len(ordered):
-        return next(point for point in reversed(ordered) if point.quality.dev_loss == min(losses))
-    bleus = [point.quality.bleu for point in ordered if point.quality.bleu is not None]
-    if len(bleus) == len(ordered):
-        return next(point for point in reversed(ordered) if point.quality.bleu == max(bleus))
-    return ordered[-1]
+    best_id = table.best.id
+    budget_ms = default_budget_ms(
+        reference_ms(best_id, most_cpus, PLANNED_BUSY_NEIGHBOURS),
+        reference_ms(best_id, max(1, most_cpus - 1), PLANNED_BUSY_NEIGHBOURS),
+    )
+    return table.model_copy(update={"default_latency_budget_ms": round(budget_ms, 1)})
 
 
 def default_budget_ms(best_point_ms: float, best_point_one_cpu_less_ms: float) -> float:

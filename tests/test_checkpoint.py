@@ -1,0 +1,140 @@
+"""A bundle on disk: what is written comes back, and what was tampered with is named."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+import torch
+
+from dynhat_runtime.errors import BundleError
+from dynhat_runtime.model.checkpoint import (
+    MANIFEST,
+    MODEL,
+    TOKENIZER,
+    TRAINING_RECORD,
+    WEIGHTS,
+    Bundle,
+    FileRecord,
+)
+from dynhat_runtime.model.super_transformer import SuperTransformer
+
+
+@pytest.fixture
+def copy(tiny_bundle: Bundle, tmp_path: Path) -> Path:
+    """A bundle's folder to spoil."""
+    return Path(shutil.copytree(tiny_bundle.path, tmp_path / "bundle"))
+
+
+def test_weights_come_back(tiny_bundle: Bundle) -> None:
+    """Weights are in single precision and equal to what was written, within half precision."""
+    loaded = Bundle.open(tiny_bundle.path).super_transformer()
+    written = SuperTransformer.random(tiny_bundle.spec, seed=5)
+    for name, weight in loaded.weights.items():
+        assert weight.dtype == torch.float32
+        torch.testing.assert_close(weight, written.weights[name], rtol=1e-3, atol=1e-6)
+
+
+def test_opened_is_written(tiny_bundle: Bundle) -> None:
+    """Languages, spec, record and table come back as they were written."""
+    opened = Bundle.open(tiny_bundle.path)
+    assert opened == tiny_bundle
+    assert (opened.src_lang, opened.tgt_lang) == ("en", "de")
+    assert opened.training_record() == {"updates": 0}
+    assert [point.id for point in opened.table()] == ["small", "middle", "large"]
+
+
+@pytest.mark.parametrize(
+    "name", [MANIFEST, MODEL, WEIGHTS, TOKENIZER, TRAINING_RECORD, "tables/made-up.json"]
+)
+def test_missing_file(copy: Path, name: str) -> None:
+    """A missing file is named, with the remedy."""
+    (copy / name).unlink()
+    with pytest.raises(BundleError, match=f"{name}.*cannot be read.*restore the file"):
+        Bundle.open(copy)
+
+
+@pytest.mark.parametrize("name", [MODEL, WEIGHTS, TOKENIZER, TRAINING_RECORD, "tables/made-up.json"])
+def test_truncated_file(copy: Path, name: str) -> None:
+    """A truncated file is named with both sizes."""
+    content = (copy / name).read_bytes()
+    (copy / name).write_bytes(content[:-3])
+    with pytest.raises(
+        BundleError, match=f"{name}: has {len(content) - 3} bytes, should have {len(content)}"
+    ):
+        Bundle.open(copy)
+
+
+@pytest.mark.parametrize("name", [MODEL, WEIGHTS, TOKENIZER, TRAINING_RECORD, "tables/made-up.json"])
+def test_altered_file(copy: Path, name: str) -> None:
+    """One flipped bit is noticed and the file named."""
+    content = bytearray((copy / name).read_bytes())
+    content[len(content) // 2] ^= 1
+    (copy / name).write_bytes(content)
+    with pytest.raises(BundleError, match=f"{name}: was altered"):
+        Bundle.open(copy)
+
+
+@pytest.mark.parametrize("content", [b"", b"{", b"[]", b'{"format_version": 99}', b"\xff\xfe"])
+def test_broken_manifest(copy: Path, content: bytes) -> None:
+    """A manifest that is none is named."""
+    (copy / MANIFEST).write_bytes(content)
+    with pytest.raises(BundleError, match=r"manifest\.json"):
+        Bundle.open(copy)
+
+
+def test_manifest_without_weights(copy: Path) -> None:
+    """A manifest that lists no weights is refused."""
+    manifest = json.loads((copy / MANIFEST).read_text())
+    del manifest["files"][WEIGHTS]
+    (copy / MANIFEST).write_text(json.dumps(manifest))
+    with pytest.raises(BundleError, match="lists no super_transformer"):
+        Bundle.open(copy)
+
+
+def test_impossible_design_space(copy: Path) -> None:
+    """A model.json whose space contradicts itself is named, though the manifest vouches for it."""
+    content = json.loads((copy / MODEL).read_text())
+    content["design_space"]["encoder_attention_heads"] = [3]
+    (copy / MODEL).write_text(json.dumps(content))
+    manifest = json.loads((copy / MANIFEST).read_text())
+    manifest["files"][MODEL] = FileRecord.of((copy / MODEL).read_bytes()).model_dump()
+    (copy / MANIFEST).write_text(json.dumps(manifest))
+    with pytest.raises(BundleError, match=rf"{MODEL}: encoder_attention_heads choice 3 does not divide"):
+        Bundle.open(copy)
+
+
+def test_table_of_other_weights(tiny_bundle: Bundle, tmp_path: Path) -> None:
+    """A table measured on other weights is refused, with the command that makes a new one."""
+    other = tiny_bundle.table().model_copy(update={"weights_sha256": "0" * 64})
+    other.save(tmp_path / "other.json")
+    with pytest.raises(BundleError, match=r"measured on other weights.*dynhat profile"):
+        tiny_bundle.table(tmp_path / "other.json")
+
+
+def test_no_table_yet(tiny_bundle: Bundle) -> None:
+    """A bundle without a table says how to measure one."""
+    files = {
+        name: record for name, record in tiny_bundle.manifest.files.items() if not name.startswith("tables")
+    }
+    bare = Bundle(
+        tiny_bundle.path, tiny_bundle.manifest.model_copy(update={"files": files}), tiny_bundle.spec
+    )
+    with pytest.raises(BundleError, match=r"no operating points yet.*dynhat profile --points"):
+        bare.table()
+
+
+def test_table_of_this_device_is_preferred(copy: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of several tables the one measured on this device is served."""
+    bundle = Bundle.open(copy)
+    table = bundle.table()
+    here = table.model_copy(
+        update={"device": table.device.model_copy(update={"name": "a board", "num_cpus": 7})}
+    )
+    bundle = bundle.with_table(here)
+    monkeypatch.setattr("dynhat_runtime.model.checkpoint.device_name", lambda: "a board")
+    assert Bundle.open(copy).table().device.num_cpus == 7
+    monkeypatch.setattr("dynhat_runtime.model.checkpoint.device_name", lambda: "made up")
+    assert Bundle.open(copy).table().device.num_cpus == 2

@@ -1,0 +1,216 @@
+"""The installed command on a bundle: the real daemon as a process, real HTTP, real affinity."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import shutil
+import signal
+import subprocess
+import sys
+import threading
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from dynhat_runtime.model.checkpoint import TOKENIZER, WEIGHTS, Bundle
+from tests.tiny_bundle import SENTENCES
+
+pytestmark = pytest.mark.daemon
+
+PATIENCE_S = 60.0
+needs_two_cpus = pytest.mark.skipif(len(os.sched_getaffinity(0)) < 2, reason="needs two usable CPUs")
+
+
+def dynhat(*arguments: str, stdin: str = "") -> subprocess.CompletedProcess[str]:
+    """Run the command to its end."""
+    command = [sys.executable, "-m", "dynhat_runtime", *arguments]
+    return subprocess.run(
+        command, input=stdin, capture_output=True, text=True, timeout=PATIENCE_S, check=False
+    )
+
+
+class Daemon:
+    """`dynhat serve` on a free port."""
+
+    def __init__(self, bundle: Path) -> None:
+        command = [sys.executable, "-m", "dynhat_runtime", "serve", "--port", "0", "--bundle", str(bundle)]
+        self.process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
+        assert self.process.stderr is not None
+        self.log: list[str] = []
+        for line in self.process.stderr:
+            self.log.append(line)
+            if found := re.search(r"ready: (http://\S+)", line):
+                self.url = found[1]
+                break
+        else:
+            pytest.fail(f"the daemon ended with {self.process.wait()}: {self.log}")
+        threading.Thread(target=self.log.extend, args=(self.process.stderr,), daemon=True).start()
+
+    def request(
+        self, path: str, body: Any = None, method: str | None = None
+    ) -> tuple[int, Any, dict[str, str]]:
+        """Status, JSON and headers of one request."""
+        data = None if body is None else json.dumps(body).encode()
+        headers = {"Content-Type": "application/json"}
+        request = urllib.request.Request(self.url + path, data, headers, method=method)
+        try:
+            with urllib.request.urlopen(request, timeout=PATIENCE_S) as answer:
+                return answer.status, json.load(answer), dict(answer.headers)
+        except urllib.error.HTTPError as error:
+            return error.code, json.load(error), dict(error.headers)
+
+    def translate(self, q: Any) -> tuple[int, Any, dict[str, str]]:
+        """POST /translate."""
+        return self.request("/translate", {"q": q, "source": "en", "target": "de"})
+
+    def active_id(self) -> str:
+        """Id of the active operating point."""
+        return str(self.request("/v1/operating-point")[1]["active"]["id"])
+
+    def wait_until_active(self, point_id: str) -> None:
+        """Return once `point_id` is active."""
+        deadline = time.monotonic() + PATIENCE_S
+        while self.active_id() != point_id:
+            assert time.monotonic() < deadline, f"{point_id} did not become active"
+            time.sleep(0.02)
+
+
+@pytest.fixture(scope="module")
+def daemon(tiny_bundle: Bundle) -> Iterator[Daemon]:
+    """One running daemon on the tiny bundle."""
+    running = Daemon(tiny_bundle.path)
+    yield running
+    running.process.send_signal(signal.SIGTERM)
+    assert running.process.wait(PATIENCE_S) == 0, running.log
+
+
+def test_health_and_points(daemon: Daemon) -> None:
+    """A ready daemon is healthy and lists its points fastest first, with what was measured."""
+    assert daemon.request("/health")[:2] == (200, {"status": "ok"})
+    points = daemon.request("/v1/operating-points")[1]["points"]
+    assert [point["id"] for point in points] == ["small", "middle", "large"]
+    assert [point["latency_ms"] for point in points] == [10, 20, 40]
+
+
+def test_translate_text_and_list(daemon: Daemon) -> None:
+    """A text gives a text, a list a list, and the header names the point."""
+    status, answer, headers = daemon.translate(SENTENCES[0])
+    assert status == 200
+    text = answer["translatedText"]
+    assert isinstance(text, str)
+    assert headers["x-operating-point"] in {"small", "middle", "large"}
+    assert daemon.translate([SENTENCES[0], "", "42"])[1] == {"translatedText": [text, "", "42"]}
+
+
+def test_bad_request(daemon: Daemon) -> None:
+    """A request at fault gets 400 with the field, and the header all the same."""
+    status, answer, headers = daemon.request("/translate", {"source": "en", "target": "de"})
+    assert (status, list(answer)) == (400, ["error"])
+    assert "q is missing" in answer["error"]
+    assert "x-operating-point" in headers
+
+
+def test_pin_and_auto(daemon: Daemon) -> None:
+    """A pinned point serves at once and until auto is asked for."""
+    try:
+        body = {"mode": "pinned", "point": "small"}
+        answer = daemon.request("/v1/operating-point", body, "PUT")[1]
+        assert (answer["active"]["id"], answer["mode"]) == ("small", "pinned")
+        assert daemon.translate(SENTENCES[0])[2]["x-operating-point"] == "small"
+    finally:
+        status, answer, _ = daemon.request("/v1/operating-point", {"mode": "auto"}, "PUT")
+    assert (status, answer["mode"]) == (200, "auto")
+
+
+@needs_two_cpus
+def test_losing_a_cpu_moves_the_point_and_nobody_notices(daemon: Daemon) -> None:
+    """Without one of two CPUs the active point steps down, with it back it returns, and no request fails."""
+    pid = daemon.process.pid
+    cpus = sorted(os.sched_getaffinity(pid))
+    os.sched_setaffinity(pid, cpus[:2])
+    daemon.wait_until_active("large")
+    statuses: list[int] = []
+    points: list[str] = []
+    stop = threading.Event()
+
+    def client() -> None:
+        while not stop.is_set():
+            status, _, headers = daemon.translate(SENTENCES[0])
+            statuses.append(status)
+            points.append(headers["x-operating-point"])
+
+    clients = [threading.Thread(target=client) for _ in range(3)]
+    for thread in clients:
+        thread.start()
+    try:
+        os.sched_setaffinity(pid, cpus[:1])
+        daemon.wait_until_active("middle")
+        followed = {tuple(os.sched_getaffinity(int(t))) for t in os.listdir(f"/proc/{pid}/task")}
+        answer = daemon.request("/v1/operating-point")[1]
+        time.sleep(0.2)
+        os.sched_setaffinity(pid, cpus[:2])
+        daemon.wait_until_active("large")
+        time.sleep(0.2)
+    finally:
+        stop.set()
+        for thread in clients:
+            thread.join()
+        os.sched_setaffinity(pid, cpus)
+    assert followed == {(cpus[0],)}
+    assert answer["resources"]["usable_cpus"] == cpus[:1]
+    assert "on 1 CPU, over the budget" in answer["reason"] or "on 1 CPU" in answer["reason"]
+    assert set(statuses) == {200}
+    assert {"middle", "large"} <= set(points)
+
+
+def test_status_command(daemon: Daemon) -> None:
+    """`dynhat status` says the point, and why."""
+    done = dynhat("status", "--url", daemon.url)
+    assert done.returncode == 0
+    assert re.search(r"operating point\s+large", done.stdout)
+    assert re.search(r"reason\s+\S", done.stdout)
+
+
+def test_translate_is_line_for_line(tiny_bundle: Bundle) -> None:
+    """Every input line gives one output line, an empty one an empty one; beam 1 and a named point work."""
+    lines = [SENTENCES[0], "", f"{SENTENCES[1]} {SENTENCES[2]}", "42", SENTENCES[0]]
+    arguments = ("translate", "--bundle", str(tiny_bundle.path), "--point", "middle", "--beam", "1")
+    done = dynhat(*arguments, stdin="\n".join(lines) + "\n")
+    assert done.returncode == 0, done.stderr
+    answers = done.stdout.split("\n")
+    assert len(answers) == len(lines) + 1
+    assert (answers[1], answers[3], answers[5]) == ("", "42", "")
+    assert answers[0] == answers[4] != ""
+
+
+def test_points_as_json(tiny_bundle: Bundle) -> None:
+    """`dynhat points --json` is a list from fastest to best, each with its id."""
+    done = dynhat("points", "--bundle", str(tiny_bundle.path), "--json")
+    assert [point["id"] for point in json.loads(done.stdout)] == ["small", "middle", "large"]
+
+
+@pytest.mark.parametrize("command", [("translate",), ("points",), ("serve", "--port", "0")])
+@pytest.mark.parametrize("spoil", ["missing", "truncated", "altered"])
+def test_spoilt_bundle(tiny_bundle: Bundle, tmp_path: Path, command: tuple[str, ...], spoil: str) -> None:
+    """A spoilt file ends every command with status 2 and one line that names it and the remedy."""
+    bundle = Path(shutil.copytree(tiny_bundle.path, tmp_path / "bundle"))
+    file = bundle / (TOKENIZER if spoil == "altered" else WEIGHTS)
+    content = file.read_bytes()
+    if spoil == "missing":
+        file.unlink()
+    else:
+        file.write_bytes(content[:100] if spoil == "truncated" else content[:-1] + bytes([content[-1] ^ 1]))
+    done = dynhat(*command, "--bundle", str(bundle))
+    assert done.returncode == 2
+    errors = [line for line in done.stderr.splitlines() if " INFO " not in line]
+    assert len(errors) == 1
+    assert str(file) in errors[0]
+    assert "restore the file" in errors[0]
+    assert "Traceback" not in done.stderr

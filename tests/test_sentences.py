@@ -1,0 +1,67 @@
+"""Sentence splitting loses nothing, and joining puts every white space back."""
+
+from __future__ import annotations
+
+import pytest
+
+from dynhat_runtime.decoding.sentences import join_sentences, split_in_two, split_sentences
+
+TEXTS = [
+    "",
+    " ",
+    "\n\n",
+    "One sentence.",
+    "Hello Mr. Smith.  How are you?\n\nI am fine.\tIt costs 3.50 dollars, e.g. here.\r\n  Indented!  ",
+    "No end",
+    "\u00a0non-breaking\u00a0space. Next\u2028line separator",
+    "Bullet:\n- first\n- second\n\n\n",
+    "🙂🙂 ... ?!",
+    "a.b.c... d\x0b\x0ce",
+]
+
+
+@pytest.mark.parametrize("text", TEXTS)
+def test_nothing_is_lost(text: str) -> None:
+    """Joining the untranslated sentences gives the text back, character for character."""
+    segments = split_sentences(text, "en")
+    assert join_sentences(segments, [segment.sentence for segment in segments]) == text
+
+
+def test_sentences_are_found() -> None:
+    """Sentences end at their punctuation and at line breaks, not at abbreviations or decimal points."""
+    segments = split_sentences(TEXTS[4], "en")
+    assert [segment.sentence for segment in segments if segment.sentence] == [
+        "Hello Mr. Smith.",
+        "How are you?",
+        "I am fine.",
+        "It costs 3.50 dollars, e.g. here.",
+        "Indented!",
+    ]
+
+
+def test_white_space_belongs_to_no_sentence() -> None:
+    """A sentence neither begins nor ends with white space."""
+    for segment in split_sentences(TEXTS[4], "en"):
+        assert segment.sentence == segment.sentence.strip()
+
+
+@pytest.mark.parametrize(
+    ("text", "translatable"), [("Yes.", True), ("42", False), ("🙂", False), ("...", False), ("é", True)]
+)
+def test_only_letters_are_translated(text: str, translatable: bool) -> None:
+    """Numbers, emoji and punctuation are no sentence to translate."""
+    assert [segment.is_translatable for segment in split_sentences(text, "en")] == [translatable]
+
+
+@pytest.mark.parametrize("sentence", ["one two three four", "aaaa, bbbb cccc dddd", "abcdefgh", "ab", "a b"])
+def test_cut_loses_nothing(sentence: str) -> None:
+    """The two parts and what is between them give the sentence back, and neither part is empty."""
+    first, between, second = split_in_two(sentence)
+    assert first + between + second == sentence
+    assert first
+    assert second
+
+
+def test_cut_prefers_punctuation() -> None:
+    """A comma near the middle is a better place than the middle itself."""
+    assert split_in_two("one two three, four five six seven")[0] == "one two three,"

@@ -1,0 +1,63 @@
+"""From sentences to sentences on one SubTransformer."""
+
+from __future__ import annotations
+
+import pytest
+
+from dynhat_runtime.decoding.beam_search import BeamOptions
+from dynhat_runtime.decoding.tokenizer import Tokenizer
+from dynhat_runtime.decoding.translator import LengthLimits, Translator
+from dynhat_runtime.model.checkpoint import Bundle
+from dynhat_runtime.model.sub_transformer import SubTransformer
+from tests.tiny_bundle import SENTENCES
+
+OPTIONS = BeamOptions(beam_size=2)
+
+
+@pytest.fixture(scope="module")
+def sub(tiny_bundle: Bundle) -> SubTransformer:
+    """The largest point."""
+    return tiny_bundle.super_transformer().extract(tiny_bundle.table().best.config)
+
+
+@pytest.fixture(scope="module")
+def translator(tiny_bundle: Bundle) -> Translator:
+    """With room for 24 tokens a sentence."""
+    return Translator(Tokenizer(tiny_bundle.tokenizer_model()), LengthLimits(max_src_tokens=24))
+
+
+def test_batch_is_one_by_one(translator: Translator, sub: SubTransformer) -> None:
+    """A sentence's translation does not depend on its company."""
+    sentences = [SENTENCES[0], "Yes.", SENTENCES[-1], "ein rotes Haus"]
+    together = translator.translate(sub, sentences, OPTIONS)
+    assert [t.text for t in together] == [translator.translate(sub, [s], OPTIONS)[0].text for s in sentences]
+
+
+def test_over_long_sentences_are_cut(translator: Translator, sub: SubTransformer) -> None:
+    """A sentence beyond the limit is translated in parts, each within it."""
+    sentence = ", ".join(["the old book"] * 30)
+    (translation,) = translator.translate(sub, [sentence], OPTIONS)
+    parts = translator._parts(sentence)
+    assert len(parts) > 1
+    assert all(len(ids) <= 24 for _, ids in parts)
+    assert translation.num_src_tokens == sum(len(ids) for _, ids in parts)
+
+
+def test_one_endless_word(translator: Translator, sub: SubTransformer) -> None:
+    """A word without any place to cut is cut all the same."""
+    (translation,) = translator.translate(sub, ["x" * 500], OPTIONS)
+    assert translation.num_src_tokens > 500
+
+
+def test_output_is_bounded(translator: Translator, sub: SubTransformer) -> None:
+    """No translation has more tokens than the limits allow for its source."""
+    whole = [sentence for sentence in SENTENCES if len(translator.encode(sentence)) <= 24][:20]
+    assert len(whole) > 3
+    for sentence, output in zip(whole, translator.translate(sub, whole, OPTIONS), strict=True):
+        allowed = translator.limits.max_tgt_tokens(len(translator.encode(sentence)))
+        assert output.num_tgt_tokens <= allowed + 1
+
+
+def test_nothing_to_translate(translator: Translator, sub: SubTransformer) -> None:
+    """No sentences give no translations."""
+    assert translator.translate(sub, [], OPTIONS) == []
