@@ -12,8 +12,9 @@ from typing import Annotated
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from dynhat_runtime.design_space import DesignSpace, SubTransformerConfig
-from dynhat_runtime.errors import BundleError, UnknownOperatingPointError
+from dynhat_runtime.errors import BundleError, DesignSpaceError, UnknownOperatingPointError
 
+PointId = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$")]
 Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 
 
@@ -42,7 +43,7 @@ class OperatingPoint(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    id: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$")]
+    id: PointId
     config: SubTransformerConfig
     num_parameters: Annotated[int, Field(gt=0)]
     """Weights without embeddings (HAT's count)."""
@@ -181,6 +182,8 @@ class OperatingPointTable(BaseModel):
             raise BundleError(
                 f"{path}: {field or 'file'}: {first['msg']}: measure it again with 'dynhat profile'"
             ) from error
+        except (BundleError, DesignSpaceError) as error:
+            raise BundleError(f"{path}: {error}: measure it again with 'dynhat profile'") from error
 
     def save(self, path: Path) -> None:
         """Write the table to `path`."""

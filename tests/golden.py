@@ -14,7 +14,7 @@ from safetensors.torch import load_file
 
 from dynhat_runtime.design_space import DesignSpace, SubTransformerConfig
 from dynhat_runtime.model.super_transformer import SuperTransformer, SuperTransformerSpec, parameter_shapes
-from dynhat_runtime.offline.import_hat import config_from_hat, weights_from_hat
+from dynhat_runtime.offline.import_hat import SPAN_OF_CODE, config_from_hat, weights_from_hat
 
 GOLDEN = Path(__file__).parent / "data" / "golden"
 
@@ -59,6 +59,25 @@ def covering_space(
         decoder_attention_heads=choices(largest["decoder_attention_heads"], heads),
         cross_attention_heads=choices(largest["decoder_attention_heads"], heads),
         cross_attention_span=(1, 2, 3),
+    )
+
+
+def space_of_choices(name: str, qkv_dim: int, choices: dict[str, dict[str, list[int]]]) -> DesignSpace:
+    """The design space of HAT's `choices`, in their order."""
+    encoder, decoder = choices["encoder"], choices["decoder"]
+    return DesignSpace(
+        name=name,
+        qkv_dim=qkv_dim,
+        encoder_embed_dim=encoder["encoder_embed_dim"],
+        encoder_num_layers=encoder["encoder_layer_num"],
+        encoder_ffn_dim=encoder["encoder_ffn_embed_dim"],
+        encoder_attention_heads=encoder["encoder_self_attention_heads"],
+        decoder_embed_dim=decoder["decoder_embed_dim"],
+        decoder_num_layers=decoder["decoder_layer_num"],
+        decoder_ffn_dim=decoder["decoder_ffn_embed_dim"],
+        decoder_attention_heads=decoder["decoder_self_attention_heads"],
+        cross_attention_heads=decoder["decoder_ende_attention_heads"],
+        cross_attention_span=[SPAN_OF_CODE[code] for code in decoder["decoder_arbitrary_ende_attn"]],
     )
 
 

@@ -10,7 +10,15 @@ import pytest
 import torch
 
 from dynhat_runtime.errors import BundleError
-from dynhat_runtime.model.checkpoint import MANIFEST, MODEL, TOKENIZER, TRAINING_RECORD, WEIGHTS, Bundle
+from dynhat_runtime.model.checkpoint import (
+    MANIFEST,
+    MODEL,
+    TOKENIZER,
+    TRAINING_RECORD,
+    WEIGHTS,
+    Bundle,
+    FileRecord,
+)
 from dynhat_runtime.model.super_transformer import SuperTransformer
 
 
@@ -83,6 +91,18 @@ def test_manifest_without_weights(copy: Path) -> None:
     del manifest["files"][WEIGHTS]
     (copy / MANIFEST).write_text(json.dumps(manifest))
     with pytest.raises(BundleError, match="lists no super_transformer"):
+        Bundle.open(copy)
+
+
+def test_impossible_design_space(copy: Path) -> None:
+    """A model.json whose space contradicts itself is named, though the manifest vouches for it."""
+    content = json.loads((copy / MODEL).read_text())
+    content["design_space"]["encoder_attention_heads"] = [3]
+    (copy / MODEL).write_text(json.dumps(content))
+    manifest = json.loads((copy / MANIFEST).read_text())
+    manifest["files"][MODEL] = FileRecord.of((copy / MODEL).read_bytes()).model_dump()
+    (copy / MANIFEST).write_text(json.dumps(manifest))
+    with pytest.raises(BundleError, match=rf"{MODEL}: encoder_attention_heads choice 3 does not divide"):
         Bundle.open(copy)
 
 

@@ -203,7 +203,7 @@ def test_bad_bodies(client: TestClient, content: bytes, content_type: str, word:
 
 @pytest.mark.parametrize("is_chunked", [False, True])
 def test_a_body_too_large_is_not_kept(client: TestClient, engine: FakeEngine, is_chunked: bool) -> None:
-    """A body beyond the byte limit is refused like any text that is too long, whether or not it announced its length."""
+    """A body beyond the byte limit is refused like any text too long, whether or not it said its length."""
     body = json.dumps({**HELLO, "more": "x" * LIMITS.max_body_bytes}).encode()
     content = iter([body[:100], body[100:]]) if is_chunked else body
     response = client.post("/translate", content=content, headers={"Content-Type": "application/json"})

@@ -165,14 +165,16 @@ class SuperTransformer:
         """Number of weights, embeddings included."""
         return sum(weight.numel() for weight in self.weights.values())
 
-    @torch.no_grad()
     def extract(self, config: SubTransformerConfig) -> SubTransformer:
         """Cut out one SubTransformer for inference: views only, nothing copied, no gradients.
 
         Raises:
             DesignSpaceError: `config` lies outside the design space.
         """
-        return self.extract_for_training(config, NO_DROPOUT)
+        self.spec.design_space.check(config)
+        # Slicing under no_grad is not enough: a slice of everything is the weight itself, gradient and all.
+        weights = {name: weight.detach() for name, weight in self.weights.items()}
+        return _Cutter(self, weights, config, NO_DROPOUT).sub_transformer()
 
     def extract_for_training(self, config: SubTransformerConfig, dropout: DropoutRates) -> SubTransformer:
         """Cut out one SubTransformer through which gradients reach the SuperTransformer's weights.
@@ -181,13 +183,7 @@ class SuperTransformer:
             DesignSpaceError: `config` lies outside the design space.
         """
         self.spec.design_space.check(config)
-        return _Cutter(self, config, dropout).sub_transformer()
-
-    def embedding_tables(self) -> tuple[Tensor, Tensor, Tensor]:
-        """Source, target and output matrices at full width; the same tensor where they are tied."""
-        src = self.weights["encoder.embedding"]
-        tgt = self.weights.get("decoder.embedding", src)
-        return src, tgt, self.weights.get("decoder.output", tgt)
+        return _Cutter(self, self.weights, config, dropout).sub_transformer()
 
     def positions(self) -> tuple[Tensor, Tensor]:
         """Position tables (P, E) of encoder and decoder at full width."""
@@ -198,9 +194,14 @@ class _Cutter:
     """Cuts one architecture out of a SuperTransformer."""
 
     def __init__(
-        self, super_transformer: SuperTransformer, config: SubTransformerConfig, dropout: DropoutRates
+        self,
+        super_transformer: SuperTransformer,
+        weights: Mapping[str, Tensor],
+        config: SubTransformerConfig,
+        dropout: DropoutRates,
     ) -> None:
         self.super = super_transformer
+        self.weights = weights
         self.spec = super_transformer.spec
         self.config = config
         self.dropout = dropout
@@ -212,7 +213,10 @@ class _Cutter:
     def sub_transformer(self) -> SubTransformer:
         config, spec = self.config, self.spec
         enc, dec = config.encoder_embed_dim, config.decoder_embed_dim
-        src_table, tgt_table, output = self.super.embedding_tables()
+        # Where matrices are tied these names are one tensor.
+        src_table = self.weights["encoder.embedding"]
+        tgt_table = self.weights.get("decoder.embedding", src_table)
+        output = self.weights.get("decoder.output", tgt_table)
         src_positions, tgt_positions = self.super.positions()
         return SubTransformer(
             config=config,
@@ -290,9 +294,9 @@ class _Cutter:
         return Residual(self._norm(norm_name, dim), self.spec.norm_first, dropout)
 
     def _linear(self, name: str, num_out: int, num_in: int) -> Linear:
-        weights = self.super.weights
+        weights = self.weights
         return Linear(weights[f"{name}.weight"][:num_out, :num_in], weights[f"{name}.bias"][:num_out])
 
     def _norm(self, name: str, dim: int) -> LayerNorm:
-        weights = self.super.weights
+        weights = self.weights
         return LayerNorm(weights[f"{name}.weight"][:dim], weights[f"{name}.bias"][:dim])

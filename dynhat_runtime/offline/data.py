@@ -11,6 +11,8 @@ from __future__ import annotations
 
 import gzip
 import hashlib
+import zipfile
+import zlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -58,7 +60,7 @@ def read_pairs(path: Path) -> Iterator[Pair]:
                         f"{path}:{number}: {len(columns)} columns; each line needs source, tab, target"
                     )
                 yield columns[0], columns[1]
-    except (OSError, EOFError, UnicodeDecodeError) as error:
+    except (OSError, EOFError, UnicodeDecodeError, zlib.error) as error:
         raise TrainingError(
             f"{path}: cannot be read as gzipped UTF-8 TSV ({error}): give --data-dir its folder"
         ) from error
@@ -139,12 +141,17 @@ def tokenise(pairs: Sequence[Pair], tokenizer: Tokenizer, max_tokens: int) -> To
 def tokenised_corpus(
     data_dir: Path, corpus: CorpusRecipe, tokenizer_path: Path, max_tokens: int, cache_dir: Path
 ) -> TokenisedCorpus:
-    """One corpus in tokens, kept on disk so that a resumed training starts at once."""
-    key = f"{corpus.model_dump_json(exclude={'weight'})}|{max_tokens}|".encode() + tokenizer_path.read_bytes()
-    cached = cache_dir / f"{Path(corpus.file).name.split('.')[0]}-{hashlib.sha256(key).hexdigest()[:16]}.npz"
+    """One corpus in tokens, kept on disk so that a resumed training starts at once.
+
+    Raises:
+        TrainingError: The corpus or the tokens kept of it cannot be read.
+    """
+    key = hashlib.sha256(f"{corpus.model_dump_json(exclude={'weight'})}|{max_tokens}|".encode())
+    key.update(tokenizer_path.read_bytes())
+    key.update(_content(data_dir / corpus.file))
+    cached = cache_dir / f"{Path(corpus.file).name.split('.')[0]}-{key.hexdigest()[:16]}.npz"
     if cached.exists():
-        with np.load(cached) as arrays:
-            return TokenisedCorpus(**arrays)
+        return _read_tokens(cached)
     tokens = tokenise(list(read_corpus(data_dir, corpus)), Tokenizer.load(tokenizer_path), max_tokens)
     cache_dir.mkdir(parents=True, exist_ok=True)
     partial = cached.with_suffix(".partial.npz")
@@ -157,6 +164,23 @@ def tokenised_corpus(
     )
     partial.replace(cached)
     return tokens
+
+
+def _content(path: Path) -> bytes:
+    try:
+        return path.read_bytes()
+    except OSError as error:
+        raise TrainingError(
+            f"{path}: cannot be read ({error.strerror}): give --data-dir its folder"
+        ) from error
+
+
+def _read_tokens(path: Path) -> TokenisedCorpus:
+    try:
+        with np.load(path) as arrays:
+            return TokenisedCorpus(**arrays)
+    except (OSError, EOFError, ValueError, TypeError, zipfile.BadZipFile, zlib.error) as error:
+        raise TrainingError(f"{path}: holds no tokens ({error}): remove it") from error
 
 
 @dataclass(frozen=True, slots=True)

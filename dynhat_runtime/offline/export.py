@@ -8,28 +8,34 @@ from typing import Any
 
 from dynhat_runtime import __version__
 from dynhat_runtime.decoding.tokenizer import Tokenizer
-from dynhat_runtime.errors import TrainingError
+from dynhat_runtime.errors import BundleError, TrainingError
 from dynhat_runtime.model.checkpoint import Bundle, write_bundle
+from dynhat_runtime.model.super_transformer import SuperTransformer
 from dynhat_runtime.offline.recipe import Recipe
-from dynhat_runtime.offline.train import RunFolder, average_weights, spec_of
+from dynhat_runtime.offline.run_folder import RunFolder, average_weights
+from dynhat_runtime.offline.train import spec_of
 
 
 def export_bundle(recipe: Recipe, run_dir: Path, out: Path, num_averaged: int) -> Bundle:
     """Average the last `num_averaged` checkpoints of a run and write a bundle without operating points.
 
     Raises:
-        TrainingError: The run has no checkpoint yet.
+        TrainingError: The run has no checkpoint yet, or was another recipe's.
         BundleError: `out` cannot be written.
     """
     run = RunFolder(run_dir)
     files = run.weights()[-num_averaged:]
-    tokenizer = Tokenizer.load(run.tokenizer)
     weights = average_weights(files)
+    spec = spec_of(recipe, Tokenizer.load(run.tokenizer).vocab_size)
+    try:
+        SuperTransformer(spec, weights)
+    except BundleError as error:
+        raise TrainingError(f"{run_dir} was not trained with this recipe: {error}") from error
     return write_bundle(
         out,
         name=f"{recipe.data.src_lang}-{recipe.data.tgt_lang}",
         languages=(recipe.data.src_lang, recipe.data.tgt_lang),
-        spec=spec_of(recipe, tokenizer.vocab_size),
+        spec=spec,
         weights=weights,
         tokenizer_model=run.tokenizer.read_bytes(),
         training_record=training_record(recipe, run, files),
@@ -43,7 +49,8 @@ def training_record(recipe: Recipe, run: RunFolder, files: list[Path]) -> dict[s
     Raises:
         TrainingError: The run has not been validated yet.
     """
-    rows = [json.loads(line) for line in run.metrics.read_text(encoding="utf-8").splitlines()]
+    text = run.metrics.read_text(encoding="utf-8") if run.metrics.exists() else ""
+    rows = [json.loads(line) for line in text.splitlines()]
     last_update = int(files[-1].stem.removeprefix("update_"))
     dev = [row for row in rows if row["kind"] == "dev" and row["update"] <= last_update]
     if not dev:

@@ -20,7 +20,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timezone
 from pathlib import Path
-from typing import NamedTuple
+from typing import Annotated, NamedTuple
 
 import torch
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
@@ -30,7 +30,7 @@ from rich.progress import track
 from dynhat_runtime.decoding.beam_search import BeamOptions, beam_search
 from dynhat_runtime.decoding.tokenizer import EOS_ID
 from dynhat_runtime.design_space import DesignSpace, SubTransformerConfig
-from dynhat_runtime.errors import SettingsError
+from dynhat_runtime.errors import DesignSpaceError, SettingsError
 from dynhat_runtime.model.checkpoint import Bundle
 from dynhat_runtime.model.sub_transformer import SubTransformer
 from dynhat_runtime.model.super_transformer import SuperTransformer
@@ -43,6 +43,7 @@ from dynhat_runtime.operating_point import (
     LatencyMeasurement,
     OperatingPoint,
     OperatingPointTable,
+    PointId,
 )
 
 LENGTHS = (10, 30, 60)
@@ -64,8 +65,8 @@ class NamedConfig(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    id: str
-    num_decoder_layers: int
+    id: PointId
+    num_decoder_layers: Annotated[int, Field(gt=0)]
     encoder_embed_dim: int
     encoder_ffn_dim: int
     decoder_embed_dim: int
@@ -131,15 +132,22 @@ def points_from_file(path: Path, space: DesignSpace) -> list[PointToMeasure]:
     """Points chosen by hand in a TOML file of `[[points]]`.
 
     Raises:
-        SettingsError: The file is not such a list.
-        DesignSpaceError: A point lies outside the design space.
+        SettingsError: The file is not such a list, or a point lies outside the design space.
     """
     try:
         listed = _PointList.model_validate(read_toml(path))
     except ValidationError as error:
         first = error.errors()[0]
         raise SettingsError(f"{path}: {'.'.join(map(str, first['loc']))}: {first['msg']}") from error
-    return [PointToMeasure(point.id, point.config(space), PointQuality()) for point in listed.points]
+    points: list[PointToMeasure] = []
+    for point in listed.points:
+        if any(point.id == other.id for other in points):
+            raise SettingsError(f"{path}: point id {point.id!r} repeats: give each point its own")
+        try:
+            points.append(PointToMeasure(point.id, point.config(space), PointQuality()))
+        except DesignSpaceError as error:
+            raise SettingsError(f"{path}: point {point.id!r}: {error}") from error
+    return points
 
 
 def points_of_table(table: OperatingPointTable) -> list[PointToMeasure]:
@@ -277,15 +285,8 @@ def _table(
         return min(alike, key=lambda row: abs(row.num_src_tokens - REFERENCE_LENGTH)).total_ms
 
     ordered = sorted(points, key=lambda point: reference_ms(point.id, most_cpus, 0))
-    best = min(
-        ordered, key=lambda point: (point.quality.dev_loss or 0.0, -reference_ms(point.id, most_cpus, 0))
-    )
-    budget_ms = default_budget_ms(
-        reference_ms(best.id, most_cpus, PLANNED_BUSY_NEIGHBOURS),
-        reference_ms(best.id, max(1, most_cpus - 1), PLANNED_BUSY_NEIGHBOURS),
-    )
     snapshot = HostMonitor().read()
-    return OperatingPointTable(
+    table = OperatingPointTable(
         device=DeviceDescription(
             name=device_name(),
             machine=platform.machine(),
@@ -299,7 +300,7 @@ def _table(
         design_space=space.name,
         weights_sha256=bundle.weights_sha256,
         reference_num_tokens=REFERENCE_LENGTH,
-        default_latency_budget_ms=round(budget_ms, 1),
+        default_latency_budget_ms=reference_ms(ordered[-1].id, most_cpus, 0),
         points=tuple(
             OperatingPoint(
                 id=point.id,
@@ -313,6 +314,12 @@ def _table(
             for point in ordered
         ),
     )
+    best_id = table.best.id
+    budget_ms = default_budget_ms(
+        reference_ms(best_id, most_cpus, PLANNED_BUSY_NEIGHBOURS),
+        reference_ms(best_id, max(1, most_cpus - 1), PLANNED_BUSY_NEIGHBOURS),
+    )
+    return table.model_copy(update={"default_latency_budget_ms": round(budget_ms, 1)})
 
 
 def default_budget_ms(best_point_ms: float, best_point_one_cpu_less_ms: float) -> float:

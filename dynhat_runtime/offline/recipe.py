@@ -9,7 +9,7 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from dynhat_runtime.design_space import DesignSpace, SubTransformerConfig, preset
-from dynhat_runtime.errors import TrainingError
+from dynhat_runtime.errors import DesignSpaceError, TrainingError
 
 if sys.version_info >= (3, 11):
     import tomllib
@@ -66,8 +66,8 @@ class AnchorRecipe(_Section):
     size: Literal["largest", "smallest"]
     """Of the design space; the other fields override it where given."""
     share: Annotated[float, Field(gt=0, le=1)]
-    num_decoder_layers: int | None = None
-    cross_attention_span: int | None = None
+    num_decoder_layers: Annotated[int, Field(gt=0)] | None = None
+    cross_attention_span: Annotated[int, Field(gt=0)] | None = None
 
     def config(self, space: DesignSpace) -> SubTransformerConfig:
         """The architecture in `space`.
@@ -157,6 +157,19 @@ class Recipe(_Section):
     optimizer: OptimizerRecipe = OptimizerRecipe()
     loop: LoopRecipe = LoopRecipe()
 
+    @model_validator(mode="after")
+    def _sections_agree(self) -> Recipe:
+        """Sentences fit the positions, and anchors lie in the design space: better said now than in update 1000."""
+        longest, positions = self.data.max_tokens_per_sentence, self.model.max_positions
+        if longest > positions:
+            raise ValueError(
+                f"data.max_tokens_per_sentence={longest} exceeds model.max_positions={positions}"
+            )
+        space = self.model.space
+        for anchor in self.sampling.anchors:
+            anchor.config(space)
+        return self
+
     @classmethod
     def load(cls, path: Path) -> Recipe:
         """Read a TOML recipe.
@@ -167,9 +180,13 @@ class Recipe(_Section):
         try:
             return cls.model_validate(read_toml(path))
         except ValidationError as error:
-            first = error.errors()[0]
-            field = ".".join(str(part) for part in first["loc"])
-            raise TrainingError(f"{path}: {field}: {first['msg']} (got {first.get('input')!r})") from error
+            # The deepest: where a field may be a name or a table, that is the table's own field at fault.
+            worst = max(error.errors(), key=lambda found: len(found["loc"]))
+            field = ".".join(str(part) for part in worst["loc"])
+            got = f" (got {worst['input']!r})" if isinstance(worst["input"], str | int | float) else ""
+            raise TrainingError(f"{path}: {field + ': ' if field else ''}{worst['msg']}{got}") from error
+        except DesignSpaceError as error:
+            raise TrainingError(f"{path}: {error}") from error
 
 
 def read_toml(path: Path) -> dict[str, Any]:

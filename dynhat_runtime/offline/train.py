@@ -1,8 +1,6 @@
 """`dynhat train`: run a recipe from data to checkpoints, resuming after any interruption.
 
-A run lives in one folder: `tokenizer.model`, `tokens/` (cached), `last.pt` (weights, optimiser, position),
-`weights/` (the last checkpoints, for averaging), `metrics.jsonl` and `loss.png`. Everything is written to a
-temporary name first, so that an interruption leaves the previous state whole.
+A run lives in one folder, see `run_folder.py`.
 """
 
 from __future__ import annotations
@@ -13,7 +11,7 @@ import os
 import signal
 import time
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from pathlib import Path
 from types import FrameType
 from typing import Any
@@ -23,7 +21,6 @@ import torch
 import torch.distributed as dist
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
-from safetensors.torch import load_file, save_file
 
 from dynhat_runtime.decoding.tokenizer import PAD_ID, Tokenizer, train_tokenizer
 from dynhat_runtime.errors import TrainingError
@@ -38,33 +35,8 @@ from dynhat_runtime.offline.data import (
     tokenised_corpus,
 )
 from dynhat_runtime.offline.recipe import Recipe
+from dynhat_runtime.offline.run_folder import RunFolder, forget_rows_after, restore_state, save_state
 from dynhat_runtime.offline.trainer import Trainer, UpdateReport, evaluate_loss
-
-
-@dataclass(frozen=True, slots=True)
-class RunFolder:
-    """The files of one training run."""
-
-    path: Path
-
-    @property
-    def tokenizer(self) -> Path:
-        """Trained sentencepiece model."""
-        return self.path / "tokenizer.model"
-
-    @property
-    def last(self) -> Path:
-        """Weights, optimiser state and position."""
-        return self.path / "last.pt"
-
-    @property
-    def metrics(self) -> Path:
-        """One JSON object per line."""
-        return self.path / "metrics.jsonl"
-
-    def weights(self) -> list[Path]:
-        """Kept weight files, oldest first."""
-        return sorted((self.path / "weights").glob("update_*.safetensors"))
 
 
 def spec_of(recipe: Recipe, vocab_size: int) -> SuperTransformerSpec:
@@ -80,13 +52,25 @@ def spec_of(recipe: Recipe, vocab_size: int) -> SuperTransformerSpec:
 
 
 def ensure_tokenizer(recipe: Recipe, data_dir: Path, run: RunFolder) -> Path:
-    """Train the joint vocabulary on the training text unless the run has one."""
+    """Train the joint vocabulary on the training text unless the run has one.
+
+    Raises:
+        TrainingError: The text cannot be read, or is too little for the vocabulary.
+    """
     if not run.tokenizer.exists():
-        sentences = (
+        # A list, since the trainer would turn an error raised while it reads into one of its own.
+        sentences = [
             side for corpus in recipe.data.corpora for pair in read_corpus(data_dir, corpus) for side in pair
-        )
+        ]
+        try:
+            model = train_tokenizer(sentences, recipe.data.vocab_size)
+        except RuntimeError as error:
+            reason = str(error).splitlines()[-1]
+            raise TrainingError(
+                f"no vocabulary of vocab_size={recipe.data.vocab_size} can be made of this text: {reason}"
+            ) from error
         partial = run.tokenizer.with_suffix(".partial")
-        partial.write_bytes(train_tokenizer(sentences, recipe.data.vocab_size))
+        partial.write_bytes(model)
         partial.replace(run.tokenizer)
     return run.tokenizer
 
@@ -108,6 +92,8 @@ def load_corpora(
             "no training pair is left after the filters: raise max_words or max_tokens_per_sentence"
         )
     dev = TokenisedCorpus.join(tokens[num_corpora:])
+    if len(dev) == 0:
+        raise TrainingError("no dev pair is left after the filters: give another dev file")
     order = np.argsort(dev.tgt_lengths, kind="stable")
     dev_batches = [
         collate(dev, b.tolist()) for b in batches_by_tokens(dev, order, recipe.loop.max_tokens_per_batch)
@@ -150,66 +136,6 @@ def training_batches(
                 yield [collate(corpus, indices.tolist()) for indices in mine]
             update += 1
         epoch += 1
-
-
-def save_state(run: RunFolder, trainer: Trainer, update: int, num_tokens_seen: int, hours: float) -> None:
-    """Write the resumable state and one weight file; drop weight files beyond those kept."""
-    state = {
-        "update": update,
-        "num_tokens_seen": num_tokens_seen,
-        "hours": hours,
-        "weights": {name: w.detach() for name, w in trainer.super_transformer.weights.items()},
-        "optimizer": trainer.optimizer.state_dict(),
-        "scaler": trainer.scaler.state_dict(),
-    }
-    partial = run.last.with_suffix(".partial")
-    torch.save(state, partial)
-    partial.replace(run.last)
-    file = run.path / "weights" / f"update_{update:08d}.safetensors"
-    partial = file.with_suffix(".partial")
-    save_file(
-        {name: w.detach().cpu().contiguous() for name, w in trainer.super_transformer.weights.items()},
-        partial,
-    )
-    partial.replace(file)
-    for old in run.weights()[: -trainer.recipe.loop.num_checkpoints_kept]:
-        old.unlink()
-
-
-def restore_state(run: RunFolder, trainer: Trainer) -> tuple[int, int, float]:
-    """Continue where `save_state` left off; returns updates done, target tokens seen and hours spent.
-
-    Raises:
-        TrainingError: The checkpoint does not fit the recipe's model.
-    """
-    if not run.last.exists():
-        return 0, 0, 0.0
-    state = torch.load(run.last, map_location=trainer.device, weights_only=True)
-    weights = trainer.super_transformer.weights
-    shapes = {name: tuple(w.shape) for name, w in state["weights"].items()}
-    if shapes != {name: tuple(w.shape) for name, w in weights.items()}:
-        raise TrainingError(f"{run.last} belongs to another model than the recipe: use another --run-dir")
-    with torch.no_grad():
-        for name, weight in weights.items():
-            weight.copy_(state["weights"][name])
-    trainer.optimizer.load_state_dict(state["optimizer"])
-    trainer.scaler.load_state_dict(state["scaler"])
-    return int(state["update"]), int(state["num_tokens_seen"]), float(state["hours"])
-
-
-def average_weights(files: list[Path]) -> dict[str, torch.Tensor]:
-    """Mean of several weight files, computed in float64.
-
-    Raises:
-        TrainingError: No file is given.
-    """
-    if not files:
-        raise TrainingError("no checkpoint to average: train first")
-    total: dict[str, torch.Tensor] = {}
-    for file in files:
-        for name, weight in load_file(file).items():
-            total[name] = total[name] + weight.double() if name in total else weight.double()
-    return {name: (weight / len(files)).float() for name, weight in total.items()}
 
 
 class _StopFlag:
@@ -337,9 +263,18 @@ def plot_losses(run: RunFolder) -> None:
 
 
 def pick_device(name: str | None) -> torch.device:
-    """The device called `name`; without one, CUDA where there is any."""
+    """The device called `name`; without one, CUDA where there is any.
+
+    Raises:
+        TrainingError: There is no such device.
+    """
     if name:
-        return torch.device(name)
+        try:
+            device = torch.device(name)
+            torch.empty(0, device=device)
+        except (RuntimeError, AssertionError) as error:
+            raise TrainingError(f"device {name!r} is not to be had here: try 'cpu'") from error
+        return device
     if torch.cuda.is_available():
         return torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0")))
     return torch.device("cpu")
@@ -372,13 +307,7 @@ def train(recipe: Recipe, data_dir: Path, run_dir: Path, *, device_name: str | N
         TrainingError: Data or recipe that cannot be trained on.
     """
     run = RunFolder(run_dir)
-    try:
-        run.path.mkdir(parents=True, exist_ok=True)
-        (run.path / "weights").mkdir(exist_ok=True)
-    except OSError as error:
-        raise TrainingError(
-            f"{run.path}: cannot be written ({error.strerror}): give another --run-dir"
-        ) from error
+    run.create()
     device = pick_device(device_name)
     with process_group(device) as (rank, world_size):
         if recipe.loop.num_batches_per_update % world_size:
@@ -405,6 +334,8 @@ def _train_loop(
         SuperTransformer(spec, {name: w.to(device) for name, w in fresh.weights.items()}), recipe
     )
     done, num_tokens_seen, hours_before = restore_state(run, trainer)
+    if rank == 0:
+        forget_rows_after(run, done)
     reporter = _Reporter(run, recipe, active=rank == 0, hours_before=hours_before)
     stream = training_batches(recipe, corpus, weights, skip=done, rank=rank, world_size=world_size)
     stop, stopping = _StopFlag(), False

@@ -135,8 +135,8 @@ class Trainer:
             loss = self._loss(sub, features_NE, targets_N)
             total = loss.smoothed
             if teacher_NV is not None:
-                student_NV = sub.output.weight_OI.to(features_NE.dtype)
-                kd = distillation_loss(features_NE @ student_NV.T, teacher_NV)
+                output_VE = sub.output.weight_OI.to(features_NE.dtype)
+                kd = distillation_loss(features_NE @ output_VE.T, teacher_NV)
                 total = (1 - distil) * total + distil * kd
             elif distil:
                 with torch.no_grad():

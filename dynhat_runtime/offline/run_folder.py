@@ -1,0 +1,154 @@
+"""The folder of one training run: what it holds, and how its state is saved, restored and averaged.
+
+`tokenizer.model`, `tokens/` (cached), `last.pt` (weights, optimiser, position), `weights/` (the last checkpoints,
+for averaging), `metrics.jsonl` and `loss.png`. Everything is written to a temporary name first, so that an
+interruption leaves the previous state whole.
+"""
+
+from __future__ import annotations
+
+import json
+import pickle
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+
+from dynhat_runtime.errors import TrainingError
+from dynhat_runtime.offline.trainer import Trainer
+
+
+@dataclass(frozen=True, slots=True)
+class RunFolder:
+    """The files of one training run."""
+
+    path: Path
+
+    @property
+    def tokenizer(self) -> Path:
+        """Trained sentencepiece model."""
+        return self.path / "tokenizer.model"
+
+    @property
+    def last(self) -> Path:
+        """Weights, optimiser state and position."""
+        return self.path / "last.pt"
+
+    @property
+    def metrics(self) -> Path:
+        """One JSON object per line."""
+        return self.path / "metrics.jsonl"
+
+    def create(self) -> None:
+        """Make the folder unless it is there.
+
+        Raises:
+            TrainingError: It cannot be written.
+        """
+        try:
+            (self.path / "weights").mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            reason = f"{self.path}: cannot be written ({error.strerror})"
+            raise TrainingError(f"{reason}: give another --run-dir") from error
+
+    def weights(self) -> list[Path]:
+        """Kept weight files, oldest first."""
+        return sorted((self.path / "weights").glob("update_*.safetensors"))
+
+
+def save_state(run: RunFolder, trainer: Trainer, update: int, num_tokens_seen: int, hours: float) -> None:
+    """Write the resumable state and one weight file; drop weight files beyond those kept."""
+    state = {
+        "update": update,
+        "num_tokens_seen": num_tokens_seen,
+        "hours": hours,
+        "weights": {name: w.detach() for name, w in trainer.super_transformer.weights.items()},
+        "optimizer": trainer.optimizer.state_dict(),
+        "scaler": trainer.scaler.state_dict(),
+    }
+    partial = run.last.with_suffix(".partial")
+    torch.save(state, partial)
+    partial.replace(run.last)
+    file = run.path / "weights" / f"update_{update:08d}.safetensors"
+    partial = file.with_suffix(".partial")
+    save_file(
+        {name: w.detach().cpu().contiguous() for name, w in trainer.super_transformer.weights.items()},
+        partial,
+    )
+    partial.replace(file)
+    for old in run.weights()[: -trainer.recipe.loop.num_checkpoints_kept]:
+        old.unlink()
+
+
+def restore_state(run: RunFolder, trainer: Trainer) -> tuple[int, int, float]:
+    """Continue where `save_state` left off; returns updates done, target tokens seen and hours spent.
+
+    Raises:
+        TrainingError: The checkpoint cannot be read, or does not fit the recipe's model.
+    """
+    if not run.last.exists():
+        return 0, 0, 0.0
+    state = _read_state(run.last, trainer.device)
+    weights = trainer.super_transformer.weights
+    shapes = {name: tuple(w.shape) for name, w in state["weights"].items()}
+    if shapes != {name: tuple(w.shape) for name, w in weights.items()}:
+        raise TrainingError(f"{run.last} belongs to another model than the recipe: use another --run-dir")
+    with torch.no_grad():
+        for name, weight in weights.items():
+            weight.copy_(state["weights"][name])
+    trainer.optimizer.load_state_dict(state["optimizer"])
+    trainer.scaler.load_state_dict(state["scaler"])
+    return int(state["update"]), int(state["num_tokens_seen"]), float(state["hours"])
+
+
+def _read_state(path: Path, device: torch.device) -> dict[str, Any]:
+    """The content of a checkpoint.
+
+    Raises:
+        TrainingError: It is truncated, altered or no checkpoint of ours.
+    """
+    remedy = f"use another --run-dir, or remove {path.name} to begin anew"
+    try:
+        state = torch.load(path, map_location=device, weights_only=True)
+    except (OSError, EOFError, RuntimeError, ValueError, pickle.UnpicklingError) as error:
+        reason = str(error).strip().split("\n", 1)[0].split(". ", 1)[0]
+        raise TrainingError(f"{path}: cannot be read as a checkpoint ({reason}): {remedy}") from error
+    needed = ("update", "num_tokens_seen", "hours", "weights", "optimizer", "scaler")
+    missing = [key for key in needed if not isinstance(state, dict) or key not in state]
+    if missing:
+        raise TrainingError(f"{path}: holds no {missing[0]!r}: {remedy}")
+    return dict(state)
+
+
+def forget_rows_after(run: RunFolder, update: int) -> None:
+    """Drop metrics of updates that a killed run did and did not save: they will be done again."""
+    if not run.metrics.exists():
+        return
+    lines = run.metrics.read_text(encoding="utf-8").splitlines()
+    kept = [line for line in lines if line.endswith("}") and json.loads(line)["update"] <= update]
+    if len(kept) < len(lines):
+        partial = run.metrics.with_suffix(".partial")
+        partial.write_text("".join(f"{line}\n" for line in kept), encoding="utf-8")
+        partial.replace(run.metrics)
+
+
+def average_weights(files: list[Path]) -> dict[str, torch.Tensor]:
+    """Mean of several weight files, computed in float64.
+
+    Raises:
+        TrainingError: No file is given, or one cannot be read.
+    """
+    if not files:
+        raise TrainingError("no checkpoint to average: train first")
+    total: dict[str, torch.Tensor] = {}
+    for file in files:
+        try:
+            weights = load_file(file)
+        except (OSError, SafetensorError) as error:
+            raise TrainingError(f"{file}: cannot be read as weights ({error}): remove it") from error
+        for name, weight in weights.items():
+            total[name] = total[name] + weight.double() if name in total else weight.double()
+    return {name: (weight / len(files)).float() for name, weight in total.items()}

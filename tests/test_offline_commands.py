@@ -1,0 +1,139 @@
+"""What the design-time commands leave in a bundle, on a tiny one of random weights."""
+
+from __future__ import annotations
+
+import contextlib
+from pathlib import Path
+
+import pytest
+
+from dynhat_runtime.errors import BundleError, SettingsError, UnknownOperatingPointError
+from dynhat_runtime.model.checkpoint import Bundle
+from dynhat_runtime.offline import profile
+from dynhat_runtime.offline.commands import evaluate_bundle, profile_bundle
+from dynhat_runtime.offline.profile import ProfileOptions
+from dynhat_runtime.operating_point import OperatingPointTable
+from tests.toy_bundle import write_toy_bundle
+from tests.toy_text import toy_pairs, write_pairs
+
+OPTIONS = ProfileOptions(num_runs=5, beam_size=2, lengths=(10,))
+POINTS = """
+[[points]]
+id = "wide"
+num_decoder_layers = 2
+encoder_embed_dim = 16
+encoder_ffn_dim = 24
+decoder_embed_dim = 16
+decoder_ffn_dim = 24
+num_heads = 4
+
+[[points]]
+id = "narrow"
+num_decoder_layers = 1
+encoder_embed_dim = 8
+encoder_ffn_dim = 16
+decoder_embed_dim = 8
+decoder_ffn_dim = 16
+num_heads = 2
+"""
+
+
+@pytest.fixture(autouse=True)
+def _made_up_times(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A decoder layer takes 10 ms."""
+    monkeypatch.setattr(profile, "busy_neighbours", lambda _: contextlib.nullcontext())
+    monkeypatch.setattr(profile, "measure_once", lambda sub, *_: (1.0, 10.0 * sub.config.num_decoder_layers))
+
+
+@pytest.fixture
+def bundle_path(tmp_path: Path) -> Path:
+    """A bundle without operating points."""
+    return write_toy_bundle(tmp_path / "bundle").path
+
+
+@pytest.fixture
+def points_file(tmp_path: Path) -> Path:
+    """Two points chosen by hand."""
+    (tmp_path / "points.toml").write_text(POINTS)
+    return tmp_path / "points.toml"
+
+
+@pytest.fixture
+def test_set(tmp_path: Path) -> Path:
+    """A few pairs."""
+    return write_pairs(tmp_path / "toy_test.tsv.gz", toy_pairs(6, seed=3))
+
+
+def _profile(
+    path: Path,
+    *,
+    points_file: Path | None = None,
+    dev: Path | None = None,
+    test: Path | None = None,
+    out: Path | None = None,
+) -> Path:
+    return profile_bundle(path, points_file=points_file, dev=dev, test=test, options=OPTIONS, out=out)
+
+
+def test_points_go_into_the_bundle(bundle_path: Path, points_file: Path) -> None:
+    """Measured points stand in the bundle's table, which its manifest vouches for."""
+    _profile(bundle_path, points_file=points_file)
+    table = Bundle.open(bundle_path).table()
+    assert [point.id for point in table] == ["narrow", "wide"]
+    assert [point.dev_loss for point in table] == [None, None]
+
+
+def test_quality_is_measured_on_request_and_kept_afterwards(
+    bundle_path: Path, points_file: Path, test_set: Path
+) -> None:
+    """Dev loss and BLEU are measured with --dev and --test, and carried over by a later profile without them."""
+    _profile(bundle_path, points_file=points_file, dev=test_set, test=test_set)
+    first = Bundle.open(bundle_path).table()
+    for point in first:
+        assert point.dev_loss is not None
+        assert point.dev_loss > 3
+        assert point.bleu is not None
+        assert point.bleu_signature is not None
+        assert point.bleu_signature.startswith("toy_test|nrefs:1|")
+        assert point.bleu_signature.endswith("|beam:2")
+    assert first["wide"].dev_loss != first["narrow"].dev_loss
+    _profile(bundle_path)
+    again = Bundle.open(bundle_path).table()
+    assert [(p.id, p.dev_loss, p.bleu) for p in again] == [(p.id, p.dev_loss, p.bleu) for p in first]
+
+
+def test_table_elsewhere_leaves_the_bundle_alone(
+    bundle_path: Path, points_file: Path, tmp_path: Path
+) -> None:
+    """With --out the table is written there and the bundle keeps having none."""
+    assert _profile(bundle_path, points_file=points_file, out=tmp_path / "t.json") == tmp_path / "t.json"
+    assert len(OperatingPointTable.load(tmp_path / "t.json")) == 2
+    with pytest.raises(BundleError, match="no operating points yet"):
+        Bundle.open(bundle_path).table()
+
+
+def test_table_that_cannot_be_written(bundle_path: Path, points_file: Path, tmp_path: Path) -> None:
+    """An --out in a folder that does not exist is refused by name."""
+    with pytest.raises(SettingsError, match=r"t\.json: cannot be written .*--out"):
+        _profile(bundle_path, points_file=points_file, out=tmp_path / "absent" / "t.json")
+
+
+def test_evaluation_scores_every_point(bundle_path: Path, points_file: Path, test_set: Path) -> None:
+    """Without a point all are scored, with signatures that name the test set; the limit is kept."""
+    _profile(bundle_path, points_file=points_file)
+    rows = evaluate_bundle(bundle_path, test_set, point_id=None, beam_size=1, limit=4)
+    assert [row["id"] for row in rows] == ["narrow", "wide"]
+    for row in rows:
+        assert (row["num_sentences"], row["beam_size"]) == (4, 1)
+        assert 0 <= row["bleu"] <= 100
+        assert row["bleu_signature"].startswith("toy_test|")
+        assert row["chrf_signature"].startswith("toy_test|")
+
+
+def test_evaluation_of_one_point(bundle_path: Path, points_file: Path, test_set: Path) -> None:
+    """A named point is scored alone; an unknown one is refused, listing the known."""
+    _profile(bundle_path, points_file=points_file)
+    (row,) = evaluate_bundle(bundle_path, test_set, point_id="wide", beam_size=1, limit=2)
+    assert row["id"] == "wide"
+    with pytest.raises(UnknownOperatingPointError, match="'huge' is unknown: choose one of narrow, wide"):
+        evaluate_bundle(bundle_path, test_set, point_id="huge", beam_size=1, limit=2)
