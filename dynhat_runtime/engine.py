@@ -18,7 +18,7 @@ from dataclasses import dataclass, field
 
 from dynhat_runtime.decoding.beam_search import BeamOptions, SearchCancelledError
 from dynhat_runtime.decoding.sentences import Segment, join_sentences, split_sentences
-from dynhat_runtime.decoding.tokenizer import Tokenizer
+from dynhat_runtime.decoding.tokenizer import tokenizer_of
 from dynhat_runtime.decoding.translator import LengthLimits, Translator
 from dynhat_runtime.errors import EngineOverloadedError, EngineStoppedError, UnknownOperatingPointError
 from dynhat_runtime.model.checkpoint import Bundle
@@ -31,7 +31,6 @@ logger = logging.getLogger(__name__)
 MAX_BATCH_SENTENCES = 16
 MAX_BATCH_CHARACTERS = 2000
 """Bound on the sentences that share a batch: keeps the wait of a short request behind a long one short."""
-LENGTH_PENALTY = 0.6
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,16 +93,18 @@ class TranslationEngine:
         languages: tuple[str, str],
         *,
         beam_size: int = 4,
+        length_penalty: float = 0.6,
         queue_limit_sentences: int = 512,
     ) -> None:
         """Join the parts; nothing runs before `start`.
 
         Args:
-            translator: Tokenizer and length limits.
+            translator: SentencePieceTokenizer and length limits.
             points: Those of `table`; its best is active first.
             table: What was measured of them.
             languages: Codes of source and target.
             beam_size: For requests that name none.
+            length_penalty: Of the search's scores.
             queue_limit_sentences: Sentences that may wait before `submit` refuses.
         """
         self.table = table
@@ -112,6 +113,7 @@ class TranslationEngine:
         self._points = {point.id: point for point in points}
         self._active = self._points[table.best.id]
         self._beam_size = beam_size
+        self._length_penalty = length_penalty
         self._queue_limit = queue_limit_sentences
         self._lock = threading.Condition()
         self._requests: deque[_Request] = deque()
@@ -136,15 +138,15 @@ class TranslationEngine:
             DesignSpaceError: A point lies outside the design space.
         """
         super_transformer = bundle.super_transformer()
-        tokenizer = Tokenizer(bundle.tokenizer_model(), str(bundle.path))
         points = [ActivePoint(point.id, super_transformer.extract(point.config)) for point in table]
         limits = LengthLimits(max_src_tokens=bundle.manifest.max_src_tokens)
         return cls(
-            Translator(tokenizer, limits),
+            Translator(tokenizer_of(bundle), limits),
             points,
             table,
             (bundle.src_lang, bundle.tgt_lang),
             beam_size=beam_size,
+            length_penalty=bundle.manifest.length_penalty,
             queue_limit_sentences=queue_limit_sentences,
         )
 
@@ -300,7 +302,7 @@ class TranslationEngine:
         first, _ = batch[0]
         assert first.point is not None
         sentences = [request.texts[text][segment].sentence for request, (text, segment) in batch]
-        options = BeamOptions(beam_size=first.beam_size, length_penalty=LENGTH_PENALTY)
+        options = BeamOptions(beam_size=first.beam_size, length_penalty=self._length_penalty)
         try:
             outputs = self._translator.translate(
                 first.point.sub, sentences, options, is_cancelled=lambda: self._aborting

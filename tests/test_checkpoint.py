@@ -13,7 +13,7 @@ from dynhat_runtime.errors import BundleError
 from dynhat_runtime.model.checkpoint import (
     MANIFEST,
     MODEL,
-    TOKENIZER,
+    SENTENCEPIECE_MODEL,
     TRAINING_RECORD,
     WEIGHTS,
     Bundle,
@@ -47,7 +47,7 @@ def test_opened_is_written(tiny_bundle: Bundle) -> None:
 
 
 @pytest.mark.parametrize(
-    "name", [MANIFEST, MODEL, WEIGHTS, TOKENIZER, TRAINING_RECORD, "tables/made-up.json"]
+    "name", [MANIFEST, MODEL, WEIGHTS, SENTENCEPIECE_MODEL, TRAINING_RECORD, "tables/made-up.json"]
 )
 def test_missing_file(copy: Path, name: str) -> None:
     """A missing file is named, with the remedy."""
@@ -56,7 +56,9 @@ def test_missing_file(copy: Path, name: str) -> None:
         Bundle.open(copy)
 
 
-@pytest.mark.parametrize("name", [MODEL, WEIGHTS, TOKENIZER, TRAINING_RECORD, "tables/made-up.json"])
+@pytest.mark.parametrize(
+    "name", [MODEL, WEIGHTS, SENTENCEPIECE_MODEL, TRAINING_RECORD, "tables/made-up.json"]
+)
 def test_truncated_file(copy: Path, name: str) -> None:
     """A truncated file is named with both sizes."""
     content = (copy / name).read_bytes()
@@ -67,7 +69,9 @@ def test_truncated_file(copy: Path, name: str) -> None:
         Bundle.open(copy)
 
 
-@pytest.mark.parametrize("name", [MODEL, WEIGHTS, TOKENIZER, TRAINING_RECORD, "tables/made-up.json"])
+@pytest.mark.parametrize(
+    "name", [MODEL, WEIGHTS, SENTENCEPIECE_MODEL, TRAINING_RECORD, "tables/made-up.json"]
+)
 def test_altered_file(copy: Path, name: str) -> None:
     """One flipped bit is noticed and the file named."""
     content = bytearray((copy / name).read_bytes())

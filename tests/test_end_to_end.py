@@ -19,7 +19,7 @@ from typing import Any
 
 import pytest
 
-from dynhat_runtime.model.checkpoint import TOKENIZER, WEIGHTS, Bundle
+from dynhat_runtime.model.checkpoint import SENTENCEPIECE_MODEL, WEIGHTS, Bundle
 from tests.tiny_bundle import SENTENCES
 
 pytestmark = pytest.mark.daemon
@@ -201,7 +201,7 @@ def test_points_as_json(tiny_bundle: Bundle) -> None:
 def test_spoilt_bundle(tiny_bundle: Bundle, tmp_path: Path, command: tuple[str, ...], spoil: str) -> None:
     """A spoilt file ends every command with status 2 and one line that names it and the remedy."""
     bundle = Path(shutil.copytree(tiny_bundle.path, tmp_path / "bundle"))
-    file = bundle / (TOKENIZER if spoil == "altered" else WEIGHTS)
+    file = bundle / (SENTENCEPIECE_MODEL if spoil == "altered" else WEIGHTS)
     content = file.read_bytes()
     if spoil == "missing":
         file.unlink()

@@ -11,11 +11,11 @@ from typing import Any
 import pytest
 
 from dynhat_runtime.decoding.beam_search import BeamOptions
-from dynhat_runtime.decoding.tokenizer import Tokenizer
+from dynhat_runtime.decoding.tokenizer import SentencePieceTokenizer
 from dynhat_runtime.decoding.translator import LengthLimits, SentenceTranslation, Translator
 from dynhat_runtime.engine import MAX_BATCH_SENTENCES, ActivePoint, TranslationEngine
 from dynhat_runtime.errors import EngineOverloadedError, EngineStoppedError, UnknownOperatingPointError
-from dynhat_runtime.model.checkpoint import Bundle
+from dynhat_runtime.model.checkpoint import SENTENCEPIECE_MODEL, Bundle
 from dynhat_runtime.model.sub_transformer import SubTransformer
 from tests.tiny_bundle import POINT_IDS, SENTENCES
 
@@ -25,7 +25,7 @@ PATIENCE_S = 30.0
 class WatchedTranslator(Translator):
     """The real translator; notes each batch, and waits at a gate before it begins one."""
 
-    def __init__(self, tokenizer: Tokenizer, limits: LengthLimits) -> None:
+    def __init__(self, tokenizer: SentencePieceTokenizer, limits: LengthLimits) -> None:
         super().__init__(tokenizer, limits)
         self.batches: list[tuple[SubTransformer, tuple[str, ...]]] = []
         self.gate = threading.Semaphore(0)
@@ -47,7 +47,9 @@ class WatchedTranslator(Translator):
 
 def _engine(bundle: Bundle, **options: int) -> tuple[TranslationEngine, WatchedTranslator]:
     super_transformer, table = bundle.super_transformer(), bundle.table()
-    translator = WatchedTranslator(Tokenizer(bundle.tokenizer_model()), LengthLimits(max_src_tokens=24))
+    translator = WatchedTranslator(
+        SentencePieceTokenizer(bundle.text_file(SENTENCEPIECE_MODEL)), LengthLimits(max_src_tokens=24)
+    )
     points = [ActivePoint(point.id, super_transformer.extract(point.config)) for point in table]
     return TranslationEngine(translator, points, table, ("en", "de"), beam_size=2, **options), translator
 

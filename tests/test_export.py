@@ -10,9 +10,9 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from dynhat_runtime.decoding.tokenizer import Tokenizer
+from dynhat_runtime.decoding.tokenizer import SentencePieceTokenizer
 from dynhat_runtime.errors import BundleError, TrainingError
-from dynhat_runtime.model.checkpoint import Bundle
+from dynhat_runtime.model.checkpoint import SENTENCEPIECE_MODEL, Bundle
 from dynhat_runtime.offline.export import export_bundle
 from dynhat_runtime.offline.recipe import Recipe
 from tests.toy_bundle import toy_super_transformer
@@ -60,7 +60,10 @@ def test_bundle_can_be_opened(run_dir: Path, tmp_path: Path) -> None:
     assert (bundle.src_lang, bundle.tgt_lang, bundle.manifest.name) == ("en", "de", "en-de")
     assert bundle.manifest.max_src_tokens == 60
     assert bundle.spec.norm_first is False
-    assert Tokenizer(bundle.tokenizer_model()).vocab_size == bundle.spec.src_vocab_size
+    assert (
+        SentencePieceTokenizer(bundle.text_file(SENTENCEPIECE_MODEL)).src_vocab_size
+        == bundle.spec.src_vocab_size
+    )
 
 
 @pytest.mark.parametrize(("num_averaged", "seeds"), [(1, [2]), (2, [1, 2]), (10, [0, 1, 2])])

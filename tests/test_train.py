@@ -16,7 +16,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from dynhat_runtime import cli
-from dynhat_runtime.decoding.tokenizer import Tokenizer
+from dynhat_runtime.decoding.tokenizer import SentencePieceTokenizer
 from dynhat_runtime.errors import TrainingError
 from dynhat_runtime.offline.data import Batch
 from dynhat_runtime.offline.recipe import Recipe
@@ -123,7 +123,7 @@ def test_training_learns(data_dir: Path, tmp_path: Path) -> None:
         loop={"validate_every_updates": 10, "checkpoint_every_updates": 100, "num_batches_per_update": 1},
     )
     run = _train(recipe, data_dir, tmp_path / "run")
-    assert Tokenizer.load(run.tokenizer).vocab_size == VOCAB_SIZE
+    assert SentencePieceTokenizer.load(run.tokenizer).src_vocab_size == VOCAB_SIZE
     dev = _rows(run, "dev")
     for name in ("dev_nll_largest", "dev_nll_smallest"):
         assert dev[-1][name] < 0.75 * dev[0][name]

@@ -5,9 +5,9 @@ from __future__ import annotations
 import pytest
 
 from dynhat_runtime.decoding.beam_search import BeamOptions
-from dynhat_runtime.decoding.tokenizer import Tokenizer
+from dynhat_runtime.decoding.tokenizer import SentencePieceTokenizer
 from dynhat_runtime.decoding.translator import LengthLimits, Translator
-from dynhat_runtime.model.checkpoint import Bundle
+from dynhat_runtime.model.checkpoint import SENTENCEPIECE_MODEL, Bundle
 from dynhat_runtime.model.sub_transformer import SubTransformer
 from tests.tiny_bundle import SENTENCES
 
@@ -23,7 +23,9 @@ def sub(tiny_bundle: Bundle) -> SubTransformer:
 @pytest.fixture(scope="module")
 def translator(tiny_bundle: Bundle) -> Translator:
     """With room for 24 tokens a sentence."""
-    return Translator(Tokenizer(tiny_bundle.tokenizer_model()), LengthLimits(max_src_tokens=24))
+    return Translator(
+        SentencePieceTokenizer(tiny_bundle.text_file(SENTENCEPIECE_MODEL)), LengthLimits(max_src_tokens=24)
+    )
 
 
 def test_batch_is_one_by_one(translator: Translator, sub: SubTransformer) -> None:

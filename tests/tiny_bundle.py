@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from dynhat_runtime.decoding.tokenizer import Tokenizer, train_tokenizer
+from dynhat_runtime.decoding.tokenizer import SentencePieceTokenizer, train_tokenizer
 from dynhat_runtime.design_space import DesignSpace, SubTransformerConfig
-from dynhat_runtime.model.checkpoint import Bundle, write_bundle
+from dynhat_runtime.model.checkpoint import SENTENCEPIECE_MODEL, Bundle, write_bundle
 from dynhat_runtime.model.super_transformer import SuperTransformer, SuperTransformerSpec
 from dynhat_runtime.operating_point import (
     DeviceDescription,
@@ -49,12 +49,12 @@ POINT_IDS = ("small", "middle", "large")
 LATENCIES_MS = {(1, 0): (10, 20, 40), (1, 1): (20, 40, 80), (2, 0): (10, 20, 40), (2, 1): (11, 22, 44)}
 
 
-def tiny_spec(tokenizer: Tokenizer, space: DesignSpace = SPACE) -> SuperTransformerSpec:
+def tiny_spec(tokenizer: SentencePieceTokenizer, space: DesignSpace = SPACE) -> SuperTransformerSpec:
     """A pre-norm SuperTransformer over `tokenizer`'s vocabulary."""
     return SuperTransformerSpec(
         design_space=space,
-        src_vocab_size=tokenizer.vocab_size,
-        tgt_vocab_size=tokenizer.vocab_size,
+        src_vocab_size=tokenizer.src_vocab_size,
+        tgt_vocab_size=tokenizer.src_vocab_size,
         norm_first=True,
         max_positions=64,
     )
@@ -119,14 +119,14 @@ def tiny_table(weights_sha256: str, budget_ms: float = 60.0) -> OperatingPointTa
 def make_tiny_bundle(folder: Path) -> Bundle:
     """Write the bundle into `folder`."""
     model = train_tokenizer(SENTENCES, vocab_size=310)
-    spec = tiny_spec(Tokenizer(model))
+    spec = tiny_spec(SentencePieceTokenizer(model))
     bundle = write_bundle(
         folder,
         name="tiny",
         languages=("en", "de"),
         spec=spec,
         weights=SuperTransformer.random(spec, seed=5).weights,
-        tokenizer_model=model,
+        text_files={SENTENCEPIECE_MODEL: model},
         training_record={"updates": 0},
         max_src_tokens=24,
     )

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from dynhat_runtime.design_space import DesignSpace
-from dynhat_runtime.model.checkpoint import Bundle, write_bundle
+from dynhat_runtime.model.checkpoint import SENTENCEPIECE_MODEL, Bundle, write_bundle
 from dynhat_runtime.model.super_transformer import SuperTransformer, SuperTransformerSpec
 from tests.toy_text import VOCAB_SIZE, toy_tokenizer_model
 from tests.toy_training import TOY_SPACE
@@ -29,7 +29,7 @@ def write_toy_bundle(path: Path) -> Bundle:
         languages=("en", "de"),
         spec=super_transformer.spec,
         weights=super_transformer.weights,
-        tokenizer_model=toy_tokenizer_model(),
+        text_files={SENTENCEPIECE_MODEL: toy_tokenizer_model()},
         training_record={"data": []},
         max_src_tokens=60,
     )

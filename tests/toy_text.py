@@ -8,7 +8,7 @@ import random
 from collections.abc import Iterable
 from pathlib import Path
 
-from dynhat_runtime.decoding.tokenizer import Tokenizer, train_tokenizer
+from dynhat_runtime.decoding.tokenizer import SentencePieceTokenizer, train_tokenizer
 
 VOCAB_SIZE = 320
 
@@ -62,6 +62,6 @@ def toy_tokenizer_model() -> bytes:
 
 
 @functools.cache
-def toy_tokenizer() -> Tokenizer:
+def toy_tokenizer() -> SentencePieceTokenizer:
     """The tokenizer."""
-    return Tokenizer(toy_tokenizer_model())
+    return SentencePieceTokenizer(toy_tokenizer_model())

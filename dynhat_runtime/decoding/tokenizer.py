@@ -1,7 +1,6 @@
 """Text to pieces and back. The only importer of sentencepiece.
 
-One joint vocabulary for source and target, with byte fallback, so that no input is unrepresentable. Ids of the
-special tokens are the reference's: bos 0, pad 1, eos 2, unk 3.
+Ids of the special tokens are the reference's everywhere: bos 0, pad 1, eos 2, unk 3.
 """
 
 from __future__ import annotations
@@ -9,16 +8,48 @@ from __future__ import annotations
 import io
 from collections.abc import Iterable, Sequence
 from pathlib import Path
+from typing import Protocol
 
 import sentencepiece
 
 from dynhat_runtime.errors import BundleError
+from dynhat_runtime.model.checkpoint import SENTENCEPIECE_MODEL, Bundle
 
 BOS_ID, PAD_ID, EOS_ID, UNK_ID = 0, 1, 2, 3
 
 
-class Tokenizer:
-    """A trained sentencepiece model.
+class Tokenizer(Protocol):
+    """One sentence's text as token ids of the source vocabulary, and ids of the target vocabulary as text."""
+
+    @property
+    def src_vocab_size(self) -> int:
+        """Number of source tokens, special ones included."""
+
+    @property
+    def tgt_vocab_size(self) -> int:
+        """Number of target tokens, special ones included."""
+
+    def encode(self, text: str) -> list[int]:
+        """Source token ids of one sentence, without bos or eos."""
+
+    def encode_batch(self, texts: Sequence[str]) -> list[list[int]]:
+        """`encode` of many sentences."""
+
+    def decode(self, ids: Sequence[int]) -> str:
+        """Text of target token ids; special tokens say nothing."""
+
+
+def tokenizer_of(bundle: Bundle) -> Tokenizer:
+    """The tokenizer that `bundle` names in its manifest.
+
+    Raises:
+        BundleError: Its files are not what they should be.
+    """
+    return SentencePieceTokenizer(bundle.text_file(SENTENCEPIECE_MODEL), str(bundle.path))
+
+
+class SentencePieceTokenizer:
+    """A trained sentencepiece model: one joint vocabulary, with byte fallback, so that no input is unrepresentable.
 
     Args:
         model: The serialised model.
@@ -44,7 +75,7 @@ class Tokenizer:
             raise BundleError(f"{name}: special ids are {ids}; this format needs bos 0, pad 1, eos 2, unk 3")
 
     @classmethod
-    def load(cls, path: Path) -> Tokenizer:
+    def load(cls, path: Path) -> SentencePieceTokenizer:
         """Read a model file.
 
         Raises:
@@ -56,9 +87,14 @@ class Tokenizer:
             raise BundleError(f"{path}: cannot be read ({error.strerror}): restore the file") from error
 
     @property
-    def vocab_size(self) -> int:
+    def src_vocab_size(self) -> int:
         """Number of pieces, special tokens included."""
         return int(self._processor.GetPieceSize())
+
+    @property
+    def tgt_vocab_size(self) -> int:
+        """The same pieces serve the target."""
+        return self.src_vocab_size
 
     def encode(self, text: str) -> list[int]:
         """Piece ids of one sentence, without bos or eos."""

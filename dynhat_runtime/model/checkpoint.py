@@ -3,7 +3,7 @@
     manifest.json                 format version, languages, sha256 and size of each file below
     model.json                    `SuperTransformerSpec`: design space, vocabulary, norms
     super_transformer.safetensors weights (half precision at rest, single precision in memory)
-    tokenizer.model               sentencepiece
+    tokenizer.model               sentencepiece; other text pipelines have other files (`TEXT_FILES`)
     training_record.json          data, licences, steps, seed, losses
     tables/<device>.json          operating points, one table per measured device
 
@@ -32,10 +32,15 @@ from dynhat_runtime.model.super_transformer import SuperTransformer, SuperTransf
 from dynhat_runtime.monitor.identity import device_name
 from dynhat_runtime.operating_point import OperatingPointTable
 
-MANIFEST, MODEL, WEIGHTS, TOKENIZER, TRAINING_RECORD, TABLES = (
-    "manifest.json", "model.json", "super_transformer.safetensors", "tokenizer.model", "training_record.json", "tables",
+MANIFEST, MODEL, WEIGHTS, TRAINING_RECORD, TABLES = (
+    "manifest.json", "model.json", "super_transformer.safetensors", "training_record.json", "tables",
 )  # fmt: skip
-REQUIRED_FILES = (MODEL, WEIGHTS, TOKENIZER, TRAINING_RECORD)
+REQUIRED_FILES = (MODEL, WEIGHTS, TRAINING_RECORD)
+
+SENTENCEPIECE_MODEL = "tokenizer.model"
+TextPipeline = Literal["sentencepiece"]
+TEXT_FILES: dict[TextPipeline, tuple[str, ...]] = {"sentencepiece": (SENTENCEPIECE_MODEL,)}
+"""Files that turn text into tokens and back, by the manifest's `text_pipeline`."""
 REMEDY = "restore the file, or give another bundle with --bundle"
 
 
@@ -64,6 +69,9 @@ class Manifest(BaseModel):
     tgt_lang: str
     max_src_tokens: Annotated[int, Field(gt=1)]
     """Longest source sentence the model was trained for, in tokens with eos."""
+    text_pipeline: TextPipeline = "sentencepiece"
+    length_penalty: Annotated[float, Field(ge=0, le=10)] = 0.6
+    """Exponent of the length in beam search's scores (HAT: 0.6 on WMT, 1 on IWSLT)."""
     files: dict[str, FileRecord]
 
 
@@ -103,7 +111,8 @@ class Bundle:
             BundleError: Naming the file that is missing, truncated or altered, and the remedy.
         """
         manifest = _parse(Manifest, path / MANIFEST, _read(path / MANIFEST))
-        missing = [name for name in REQUIRED_FILES if name not in manifest.files]
+        required = (*REQUIRED_FILES, *TEXT_FILES[manifest.text_pipeline])
+        missing = [name for name in required if name not in manifest.files]
         if missing:
             raise BundleError(f"{path / MANIFEST}: lists no {missing[0]}: {REMEDY}")
         for name, record in manifest.files.items():
@@ -129,9 +138,9 @@ class Bundle:
             raise BundleError(f"{file}: no safetensors file ({error}): {REMEDY}") from error
         return SuperTransformer(self.spec, {name: w.to(device, torch.float32) for name, w in weights.items()})
 
-    def tokenizer_model(self) -> bytes:
-        """The serialised tokenizer."""
-        return _read(self.path / TOKENIZER)
+    def text_file(self, name: str) -> bytes:
+        """Content of one of the text pipeline's files."""
+        return _read(self.path / name)
 
     def training_record(self) -> dict[str, Any]:
         """What the bundle says of its training."""
@@ -191,9 +200,11 @@ def write_bundle(
     languages: tuple[str, str],
     spec: SuperTransformerSpec,
     weights: Mapping[str, Tensor],
-    tokenizer_model: bytes,
+    text_files: Mapping[str, bytes],
     training_record: Mapping[str, Any],
     max_src_tokens: int,
+    text_pipeline: TextPipeline = "sentencepiece",
+    length_penalty: float = 0.6,
 ) -> Bundle:
     """Write a bundle without operating points; tables of other weights that stood there are removed.
 
@@ -205,7 +216,7 @@ def write_bundle(
         WEIGHTS: save(
             {key: weight.detach().to("cpu", torch.float16).contiguous() for key, weight in weights.items()}
         ),
-        TOKENIZER: tokenizer_model,
+        **text_files,
         TRAINING_RECORD: (json.dumps(training_record, indent=1, ensure_ascii=False) + "\n").encode(),
     }
     src_lang, tgt_lang = languages
@@ -214,6 +225,8 @@ def write_bundle(
         src_lang=src_lang,
         tgt_lang=tgt_lang,
         max_src_tokens=max_src_tokens,
+        text_pipeline=text_pipeline,
+        length_penalty=length_penalty,
         files={file: FileRecord.of(content) for file, content in contents.items()},
     )
     for old in (path / TABLES).glob("*.json"):

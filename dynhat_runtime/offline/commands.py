@@ -10,7 +10,7 @@ from rich.console import Console
 from rich.progress import Progress
 
 from dynhat_runtime.decoding.beam_search import BeamOptions
-from dynhat_runtime.decoding.tokenizer import Tokenizer
+from dynhat_runtime.decoding.tokenizer import tokenizer_of
 from dynhat_runtime.decoding.translator import LengthLimits, Translator
 from dynhat_runtime.errors import SettingsError
 from dynhat_runtime.model.checkpoint import Bundle
@@ -83,7 +83,7 @@ def _quality(
     """What is known of the point, with what was asked for measured anew."""
     quality = point.quality
     if dev_pairs is not None:
-        tokenizer = Tokenizer(bundle.tokenizer_model(), str(bundle.path))
+        tokenizer = tokenizer_of(bundle)
         quality = replace(quality, dev_loss=dev_loss(super_transformer, point.config, tokenizer, dev_pairs))
     if test_pairs is not None and test is not None:
         scores = _score_point(bundle, super_transformer, point, test_pairs, test, options.beam_size, console)
@@ -123,7 +123,7 @@ def _score_point(
     beam_size: int,
     console: Console,
 ) -> Scores:
-    tokenizer = Tokenizer(bundle.tokenizer_model(), str(bundle.path))
+    tokenizer = tokenizer_of(bundle)
     translator = Translator(tokenizer, LengthLimits(max_src_tokens=bundle.manifest.max_src_tokens))
     sub = super_transformer.extract(point.config)
     with Progress(console=console, disable=not console.is_terminal) as progress:
@@ -132,7 +132,7 @@ def _score_point(
             translator,
             sub,
             [source for source, _ in pairs],
-            BeamOptions(beam_size=beam_size),
+            BeamOptions(beam_size=beam_size, length_penalty=bundle.manifest.length_penalty),
             lambda done: progress.update(task, completed=done),
         )
     return score(translations, [target for _, target in pairs], test.name.split(".")[0])

@@ -22,7 +22,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from dynhat_runtime.decoding.tokenizer import EOS_ID, PAD_ID, Tokenizer
+from dynhat_runtime.decoding.tokenizer import EOS_ID, PAD_ID, SentencePieceTokenizer, Tokenizer
 from dynhat_runtime.errors import TrainingError
 from dynhat_runtime.offline.recipe import CorpusRecipe
 
@@ -152,7 +152,9 @@ def tokenised_corpus(
     cached = cache_dir / f"{Path(corpus.file).name.split('.')[0]}-{key.hexdigest()[:16]}.npz"
     if cached.exists():
         return _read_tokens(cached)
-    tokens = tokenise(list(read_corpus(data_dir, corpus)), Tokenizer.load(tokenizer_path), max_tokens)
+    tokens = tokenise(
+        list(read_corpus(data_dir, corpus)), SentencePieceTokenizer.load(tokenizer_path), max_tokens
+    )
     cache_dir.mkdir(parents=True, exist_ok=True)
     partial = cached.with_suffix(".partial.npz")
     np.savez(

@@ -7,9 +7,9 @@ from pathlib import Path
 from typing import Any
 
 from dynhat_runtime import __version__
-from dynhat_runtime.decoding.tokenizer import Tokenizer
+from dynhat_runtime.decoding.tokenizer import SentencePieceTokenizer
 from dynhat_runtime.errors import BundleError, TrainingError
-from dynhat_runtime.model.checkpoint import Bundle, write_bundle
+from dynhat_runtime.model.checkpoint import SENTENCEPIECE_MODEL, Bundle, write_bundle
 from dynhat_runtime.model.super_transformer import SuperTransformer
 from dynhat_runtime.offline.recipe import Recipe
 from dynhat_runtime.offline.run_folder import RunFolder, average_weights
@@ -26,7 +26,7 @@ def export_bundle(recipe: Recipe, run_dir: Path, out: Path, num_averaged: int) -
     run = RunFolder(run_dir)
     files = run.weights()[-num_averaged:]
     weights = average_weights(files)
-    spec = spec_of(recipe, Tokenizer.load(run.tokenizer).vocab_size)
+    spec = spec_of(recipe, SentencePieceTokenizer.load(run.tokenizer).src_vocab_size)
     try:
         SuperTransformer(spec, weights)
     except BundleError as error:
@@ -37,7 +37,7 @@ def export_bundle(recipe: Recipe, run_dir: Path, out: Path, num_averaged: int) -
         languages=(recipe.data.src_lang, recipe.data.tgt_lang),
         spec=spec,
         weights=weights,
-        tokenizer_model=run.tokenizer.read_bytes(),
+        text_files={SENTENCEPIECE_MODEL: run.tokenizer.read_bytes()},
         training_record=training_record(recipe, run, files),
         max_src_tokens=recipe.data.max_tokens_per_sentence,
     )

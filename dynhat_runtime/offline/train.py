@@ -22,7 +22,7 @@ import torch.distributed as dist
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
-from dynhat_runtime.decoding.tokenizer import PAD_ID, Tokenizer, train_tokenizer
+from dynhat_runtime.decoding.tokenizer import PAD_ID, SentencePieceTokenizer, train_tokenizer
 from dynhat_runtime.errors import TrainingError
 from dynhat_runtime.model.super_transformer import SuperTransformer, SuperTransformerSpec
 from dynhat_runtime.offline.data import (
@@ -328,7 +328,7 @@ def _train_loop(
     recipe: Recipe, data_dir: Path, run: RunFolder, device: torch.device, rank: int, world_size: int
 ) -> None:
     corpus, weights, dev = load_corpora(recipe, data_dir, run)
-    spec = spec_of(recipe, Tokenizer.load(run.tokenizer).vocab_size)
+    spec = spec_of(recipe, SentencePieceTokenizer.load(run.tokenizer).src_vocab_size)
     fresh = SuperTransformer.random(spec, recipe.loop.seed)
     trainer = Trainer(
         SuperTransformer(spec, {name: w.to(device) for name, w in fresh.weights.items()}), recipe
