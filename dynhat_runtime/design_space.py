@@ -392,13 +392,19 @@ class DesignSpace(BaseModel):
                 yield from (GeneSlot(field, layer, choices) for layer in range(depth))
 
 
-def _scaled_paper_space(name: str, divisor: int, heads: tuple[int, ...]) -> DesignSpace:
-    """The paper's space with every width divided by `divisor`."""
-    widths = (640 // divisor, 512 // divisor)
-    ffn_dims = (3072 // divisor, 2048 // divisor, 1024 // divisor)
+def _hat_space(
+    name: str,
+    *,
+    widths: tuple[int, ...],
+    ffn_dims: tuple[int, ...],
+    heads: tuple[int, ...],
+    spans: tuple[int, ...] = (1, 2, 3),
+    qkv_dim: int = 512,
+) -> DesignSpace:
+    """A space of HAT's shape: six encoder layers, one to six decoder layers, the same choices on both sides."""
     return DesignSpace(
         name=name,
-        qkv_dim=512 // divisor,
+        qkv_dim=qkv_dim,
         encoder_embed_dim=widths,
         encoder_num_layers=(6,),
         encoder_ffn_dim=ffn_dims,
@@ -408,7 +414,18 @@ def _scaled_paper_space(name: str, divisor: int, heads: tuple[int, ...]) -> Desi
         decoder_ffn_dim=ffn_dims,
         decoder_attention_heads=heads,
         cross_attention_heads=heads,
-        cross_attention_span=(1, 2, 3),
+        cross_attention_span=spans,
+    )
+
+
+def _scaled_paper_space(name: str, divisor: int, heads: tuple[int, ...]) -> DesignSpace:
+    """The paper's space with every width divided by `divisor`."""
+    return _hat_space(
+        name,
+        widths=(640 // divisor, 512 // divisor),
+        ffn_dims=(3072 // divisor, 2048 // divisor, 1024 // divisor),
+        heads=heads,
+        qkv_dim=512 // divisor,
     )
 
 
@@ -418,9 +435,14 @@ PRESETS: dict[str, DesignSpace] = {
         _scaled_paper_space("paper-wmt14-ende", 1, (8, 4)),
         _scaled_paper_space("half-wmt14-ende", 2, (8, 4)),
         _scaled_paper_space("quarter-wmt14-ende", 4, (4, 2)),
+        _hat_space("reduced-wmt14-ende", widths=(512,), ffn_dims=(3072, 2048), heads=(8, 4), spans=(1, 2)),
+        _scaled_paper_space("hat-wmt14-enfr", 1, (8, 4)),
+        _scaled_paper_space("hat-wmt19-ende", 1, (8, 4)),
+        _hat_space("hat-iwslt14-deen", widths=(640, 512), ffn_dims=(2048, 1024, 512), heads=(4, 2)),
     )
 }
-"""Named spaces: the paper's (HAT WMT'14 En-De "space0"), and its halves that a small machine can train."""
+"""Named spaces: the paper's (HAT WMT'14 En-De "space0"), its halves that a small machine can train, the paper's
+reduced space, and those of HAT's other tasks (IWSLT: "space1")."""
 
 
 def preset(name: str) -> DesignSpace:

@@ -4,6 +4,7 @@
     |-- SettingsError               a setting that cannot work (port, path, budget)
     |-- DesignSpaceError            a config, gene or space that contradicts itself or its space
     |-- BundleError                 a bundle file that is missing, truncated, altered or of another version
+    |-- CheckpointError             another toolkit's checkpoint that cannot be imported
     |-- UnknownOperatingPointError  an operating point id that the loaded table does not have
     |-- RequestError                a client's request that we cannot serve as asked (HTTP 400)
     |-- EngineError                 the engine cannot take or finish a translation
@@ -34,6 +35,10 @@ class DesignSpaceError(DynhatError):
 
 class BundleError(DynhatError):
     """A bundle file that is missing, truncated, altered or written by another format version."""
+
+
+class CheckpointError(DynhatError):
+    """Another toolkit's checkpoint, or what comes with it, that cannot be imported."""
 
 
 class UnknownOperatingPointError(DynhatError):

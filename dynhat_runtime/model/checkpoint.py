@@ -2,7 +2,7 @@
 
     manifest.json                 format version, languages, sha256 and size of each file below
     model.json                    `SuperTransformerSpec`: design space, vocabulary, norms
-    super_transformer.safetensors weights (half precision at rest, single precision in memory)
+    super_transformer.safetensors weights (by default half precision at rest, single precision in memory)
     tokenizer.model               sentencepiece; other text pipelines have other files (`TEXT_FILES`)
     training_record.json          data, licences, steps, seed, losses
     tables/<device>.json          operating points, one table per measured device
@@ -38,9 +38,15 @@ MANIFEST, MODEL, WEIGHTS, TRAINING_RECORD, TABLES = (
 REQUIRED_FILES = (MODEL, WEIGHTS, TRAINING_RECORD)
 
 SENTENCEPIECE_MODEL = "tokenizer.model"
-TextPipeline = Literal["sentencepiece"]
-TEXT_FILES: dict[TextPipeline, tuple[str, ...]] = {"sentencepiece": (SENTENCEPIECE_MODEL,)}
+SRC_DICT, TGT_DICT, BPE_CODES = "src.dict", "tgt.dict", "bpe.codes"
+TextPipeline = Literal["sentencepiece", "moses-bpe"]
+TEXT_FILES: dict[TextPipeline, tuple[str, ...]] = {
+    "sentencepiece": (SENTENCEPIECE_MODEL,),
+    "moses-bpe": (SRC_DICT, TGT_DICT, BPE_CODES),
+}
 """Files that turn text into tokens and back, by the manifest's `text_pipeline`."""
+PAPER_POINTS = "paper_points.json"
+"""Published architectures; a folder with these alone waits for weights."""
 REMEDY = "restore the file, or give another bundle with --bundle"
 
 
@@ -110,6 +116,8 @@ class Bundle:
         Raises:
             BundleError: Naming the file that is missing, truncated or altered, and the remedy.
         """
+        if not (path / MANIFEST).exists() and (path / PAPER_POINTS).exists():
+            raise BundleError(_weights_to_import(path))
         manifest = _parse(Manifest, path / MANIFEST, _read(path / MANIFEST))
         required = (*REQUIRED_FILES, *TEXT_FILES[manifest.text_pipeline])
         missing = [name for name in required if name not in manifest.files]
@@ -205,8 +213,11 @@ def write_bundle(
     max_src_tokens: int,
     text_pipeline: TextPipeline = "sentencepiece",
     length_penalty: float = 0.6,
+    dtype: torch.dtype = torch.float16,
 ) -> Bundle:
     """Write a bundle without operating points; tables of other weights that stood there are removed.
+
+    `dtype` is the weights' precision at rest.
 
     Raises:
         BundleError: The folder cannot be written.
@@ -214,7 +225,7 @@ def write_bundle(
     contents = {
         MODEL: (spec.model_dump_json(indent=1) + "\n").encode(),
         WEIGHTS: save(
-            {key: weight.detach().to("cpu", torch.float16).contiguous() for key, weight in weights.items()}
+            {key: weight.detach().to("cpu", dtype).contiguous() for key, weight in weights.items()}
         ),
         **text_files,
         TRAINING_RECORD: (json.dumps(training_record, indent=1, ensure_ascii=False) + "\n").encode(),
@@ -235,11 +246,19 @@ def write_bundle(
     return Bundle(path, manifest, spec)
 
 
-def shipped_bundle_path() -> Path:
-    """The bundle that comes with the package, installed or in a working copy."""
+def shipped_bundle_path(name: str = "en-de") -> Path:
+    """The bundle that comes with the package, installed or in a working copy, or another such folder."""
     package = Path(__file__).resolve().parent.parent
-    installed = package / "operating_points" / "en-de"
-    return installed if installed.exists() else package.parent / "operating_points" / "en-de"
+    installed = package / "operating_points" / name
+    return installed if installed.exists() else package.parent / "operating_points" / name
+
+
+def _weights_to_import(path: Path) -> str:
+    return (
+        f"{path}: the weights are not shipped: download the {path.resolve().name} SuperTransformer checkpoint of HAT "
+        "(Hardware-Aware Transformers, MIT HAN Lab) with its dictionary and BPE codes, then run 'dynhat import-hat "
+        "CHECKPOINT --dict DICT --bpe-codes CODES --out BUNDLE' and serve that bundle"
+    )
 
 
 def _manifest_json(manifest: Manifest) -> bytes:

@@ -126,6 +126,7 @@ class ProfileOptions:
     num_runs: int = 30
     beam_size: int = 4
     lengths: tuple[int, ...] = LENGTHS
+    num_warmup_runs: int = NUM_WARMUP_RUNS
 
 
 def points_from_file(path: Path, space: DesignSpace) -> list[PointToMeasure]:
@@ -216,17 +217,18 @@ def _measure_in_turns(
     subs: dict[str, SubTransformer], place: _Place, options: ProfileOptions, console: Console
 ) -> dict[str, LatencyMeasurement]:
     """One row per point, the points' runs interleaved."""
-    vocab_size = next(iter(subs.values())).output.weight_OI.shape[0]
+    vocab_size = next(iter(subs.values())).src_embedding.table_VE.shape[0]
     generator = torch.Generator().manual_seed(place.num_tokens)
-    first_piece_id = 4 + 256  # beyond the special tokens and the byte pieces
+    # Beyond the special tokens and the byte pieces, where there are any.
+    first_piece_id = 4 + 256 if vocab_size > 4 + 256 else 4
     src_BS = torch.randint(first_piece_id, vocab_size, (1, place.num_tokens), generator=generator)
     src_BS[0, -1] = EOS_ID
     times: dict[str, list[tuple[float, float]]] = {point_id: [] for point_id in subs}
-    runs = range(NUM_WARMUP_RUNS + options.num_runs)
+    runs = range(options.num_warmup_runs + options.num_runs)
     for run in track(runs, str(place), console=console, disable=not console.is_terminal):
         for point_id, sub in subs.items():
             measured = measure_once(sub, src_BS, place.num_tokens, options.beam_size)
-            if run >= NUM_WARMUP_RUNS:
+            if run >= options.num_warmup_runs:
                 times[point_id].append(measured)
     return {point_id: _summary(measured, place) for point_id, measured in times.items()}
 
