@@ -260,6 +260,60 @@ def export(
     typer.echo(f"wrote {bundle.path}; measure its operating points with 'dynhat profile --points'", err=True)
 
 
+@app.command(name="import-hat")
+def import_hat(
+    checkpoints: Annotated[list[Path], typer.Argument(help="Checkpoints (.pt); several are averaged.")],
+    dictionary: Annotated[Path, typer.Option("--dict", help="fairseq dictionary of the source, or of both.")],
+    out: Annotated[Path, typer.Option(help="Bundle folder to write.")],
+    tgt_dict: Annotated[Path | None, typer.Option(help="Target dictionary, if it is another one.")] = None,
+    bpe_codes: Annotated[Path | None, typer.Option(help="BPE codes; without them no BPE.")] = None,
+    space: Annotated[
+        str | None, typer.Option(help="Preset or HAT's YAML file; without it found from the checkpoint.")
+    ] = None,
+    src_lang: Annotated[str | None, typer.Option(help="Such as en; without it the checkpoint's.")] = None,
+    tgt_lang: Annotated[str | None, typer.Option(help="Such as de; without it the checkpoint's.")] = None,
+    points_file: Annotated[
+        Path | None, typer.Option("--points", help="Points to measure; without it the paper's Table II.")
+    ] = None,
+    device: Annotated[
+        str | None, typer.Option(help="Published points of this device, such as jetson-nano-cpu.")
+    ] = None,
+    keep_fp32: Annotated[bool, typer.Option("--keep-fp32", help="Store single precision.")] = False,
+    no_profile: Annotated[bool, typer.Option("--no-profile", help="Measure nothing yet.")] = False,
+) -> None:
+    """Make a bundle of a HAT or fairseq checkpoint, and measure its points here with few runs (minutes).
+
+    \b
+    Example:
+      dynhat import-hat HAT_wmt14ende_super_space0.pt --dict dict.en.txt --bpe-codes bpe.codes --out my-bundle
+      dynhat serve --bundle my-bundle
+    """
+    _need_offline()
+    import torch
+
+    from dynhat_runtime.offline.commands import design_space_called, import_bundle
+    from dynhat_runtime.offline.hat_bundle import ImportOptions
+
+    bundle = import_bundle(
+        checkpoints,
+        ImportOptions(
+            dictionary=dictionary,
+            tgt_dictionary=tgt_dict,
+            bpe_codes=bpe_codes,
+            space=None if space is None else design_space_called(space),
+            src_lang=src_lang,
+            tgt_lang=tgt_lang,
+            dtype=torch.float32 if keep_fp32 else torch.float16,
+        ),
+        out,
+        points_file=points_file,
+        points_device=device,
+        does_profile=not no_profile,
+    )
+    then = "measure its points with 'dynhat profile --points --from FILE'" if no_profile else "serve it"
+    typer.echo(f"wrote {bundle.path} (design space {bundle.design_space.name}); {then}", err=True)
+
+
 @app.command()
 def profile(
     measure_points: Annotated[
@@ -267,7 +321,11 @@ def profile(
     ] = False,
     bundle: BundleOption = None,
     points_file: Annotated[
-        Path | None, typer.Option("--from", help="TOML file of points to measure instead of the table's.")
+        Path | None,
+        typer.Option("--from", help="Points instead of the table's: TOML, published .json, HAT's .yml."),
+    ] = None,
+    device: Annotated[
+        str | None, typer.Option(help="Of published points those of this device, such as jetson-nano-gpu.")
     ] = None,
     dev: Annotated[
         Path | None, typer.Option(help="Dev set (.tsv.gz): measure each point's dev loss.")
@@ -295,6 +353,7 @@ def profile(
     where = profile_bundle(
         _bundle_path(bundle),
         points_file=points_file,
+        points_device=device,
         dev=dev,
         test=test,
         options=ProfileOptions(num_runs=runs, beam_size=beam),
@@ -340,7 +399,7 @@ def _need_offline() -> None:
     """
     from importlib.util import find_spec
 
-    missing = [name for name in ("sacrebleu", "matplotlib") if find_spec(name) is None]
+    missing = [name for name in ("sacrebleu", "matplotlib", "yaml") if find_spec(name) is None]
     if missing:
         raise SettingsError(f"{missing[0]} is not installed: pip install 'dynhat-runtime[offline]'")
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
@@ -12,25 +13,32 @@ from rich.progress import Progress
 from dynhat_runtime.decoding.beam_search import BeamOptions
 from dynhat_runtime.decoding.tokenizer import tokenizer_of
 from dynhat_runtime.decoding.translator import LengthLimits, Translator
+from dynhat_runtime.design_space import DesignSpace, preset
 from dynhat_runtime.errors import SettingsError
-from dynhat_runtime.model.checkpoint import Bundle
+from dynhat_runtime.model.checkpoint import PAPER_POINTS, Bundle, shipped_bundle_path
 from dynhat_runtime.model.super_transformer import SuperTransformer
 from dynhat_runtime.offline.data import Pair
 from dynhat_runtime.offline.evaluate import Scores, dev_loss, load_pairs, score, translate_all
+from dynhat_runtime.offline.hat_bundle import ImportOptions, import_checkpoints
+from dynhat_runtime.offline.import_hat import space_from_hat_yaml
+from dynhat_runtime.offline.point_files import YAML_ENDINGS, points_from_any, table_ii_points
 from dynhat_runtime.offline.profile import (
     PointQuality,
     PointToMeasure,
     ProfileOptions,
-    points_from_file,
     points_of_table,
     profile_points,
 )
+
+FEW_RUNS = ProfileOptions(num_runs=5, num_warmup_runs=1)
+"""Enough to serve with; measure again with more."""
 
 
 def profile_bundle(
     path: Path,
     *,
     points_file: Path | None,
+    points_device: str | None = None,
     dev: Path | None,
     test: Path | None,
     options: ProfileOptions,
@@ -45,7 +53,7 @@ def profile_bundle(
     points = (
         points_of_table(bundle.table())
         if points_file is None
-        else points_from_file(points_file, bundle.design_space)
+        else points_from_any(points_file, bundle.design_space, points_device)
     )
     console = Console(stderr=True)
     super_transformer = bundle.super_transformer()
@@ -68,6 +76,43 @@ def profile_bundle(
             f"{out}: cannot be written ({error.strerror}): give --out a file you may write"
         ) from error
     return out
+
+
+def import_bundle(
+    checkpoints: Sequence[Path],
+    options: ImportOptions,
+    out: Path,
+    *,
+    points_file: Path | None,
+    points_device: str | None,
+    does_profile: bool,
+) -> Bundle:
+    """Make a bundle of HAT / fairseq checkpoints; measure its points with few runs, so that it can be served.
+
+    Raises:
+        DynhatError: What is wrong with the checkpoints, what comes with them, the points or the folder.
+    """
+    bundle = import_checkpoints(checkpoints, options, out)
+    if not does_profile:
+        return bundle
+    space = bundle.design_space
+    if points_device is None and (points_file is None or points_file.suffix == ".json"):
+        points = table_ii_points(space, points_file)
+    else:
+        file = points_file or shipped_bundle_path("wmt14-en-de") / PAPER_POINTS
+        points = points_from_any(file, space, points_device)
+    console = Console(stderr=True)
+    table = profile_points(bundle, bundle.super_transformer(), points, FEW_RUNS, console)
+    return bundle.with_table(table)
+
+
+def design_space_called(name: str) -> DesignSpace:
+    """A preset, or the space of one of HAT's YAML files.
+
+    Raises:
+        DynhatError: No such preset, or the file is not HAT's.
+    """
+    return space_from_hat_yaml(Path(name)) if Path(name).suffix in YAML_ENDINGS else preset(name)
 
 
 def _quality(

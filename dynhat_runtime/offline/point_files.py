@@ -1,0 +1,64 @@
+"""Points to measure, from any file that lists some: TOML by hand, published points in JSON, HAT's YAML.
+
+Measures nothing. The ending decides how a file is read; a point outside the design space is refused by name.
+"""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+from dynhat_runtime.design_space import DesignSpace, SubTransformerConfig
+from dynhat_runtime.errors import DesignSpaceError, SettingsError
+from dynhat_runtime.model.checkpoint import PAPER_POINTS, shipped_bundle_path
+from dynhat_runtime.offline.import_hat import config_from_hat_yaml
+from dynhat_runtime.offline.paper_points import DEFAULT_SOURCE, PaperPoints
+from dynhat_runtime.offline.profile import PointQuality, PointToMeasure, points_from_file
+
+YAML_ENDINGS = (".yml", ".yaml")
+
+
+def points_from_any(path: Path, space: DesignSpace, device: str | None = None) -> list[PointToMeasure]:
+    """The points of a file; of published points those of `device`, without it all.
+
+    Raises:
+        SettingsError: The file lists no points, or one lies outside the design space, or `device` has none.
+    """
+    if path.suffix == ".json":
+        published = PaperPoints.load(path)
+        chosen = published.points if device is None else published.of_device(device)
+        return [_checked(path, point.id, point.config, space) for point in chosen]
+    if device is not None:
+        raise SettingsError(f"--device {device} needs a file of published points (.json), not {path.name}")
+    if path.suffix in YAML_ENDINGS:
+        point_id = re.sub(r"[^A-Za-z0-9._-]+", "-", path.stem).lstrip("._-")[:64] or "point"
+        return [_checked(path, point_id, config_from_hat_yaml(path), space)]
+    return points_from_file(path, space)
+
+
+def table_ii_points(space: DesignSpace, path: Path | None = None) -> list[PointToMeasure]:
+    """The points of the paper's Table II, from the published points that are shipped or from `path`.
+
+    A space that does not hold them all has its smallest and its largest architecture instead.
+
+    Raises:
+        SettingsError: `path` is no such file, or has points outside the design space.
+    """
+    file = path or shipped_bundle_path("wmt14-en-de") / PAPER_POINTS
+    chosen = [point for point in PaperPoints.load(file).points if point.source == DEFAULT_SOURCE]
+    if path is not None and not chosen:
+        raise SettingsError(f"{path}: has no points of {DEFAULT_SOURCE!r}: choose a device with --device")
+    try:
+        return [_checked(file, point.id, point.config, space) for point in chosen]
+    except SettingsError:
+        if path is not None:
+            raise
+        ends = {"smallest": space.smallest(), "largest": space.largest()}
+        return [PointToMeasure(name, config, PointQuality()) for name, config in ends.items()]
+
+
+def _checked(path: Path, point_id: str, config: SubTransformerConfig, space: DesignSpace) -> PointToMeasure:
+    try:
+        return PointToMeasure(point_id, space.check(config), PointQuality())
+    except DesignSpaceError as error:
+        raise SettingsError(f"{path}: point {point_id!r}: {error}") from error
