@@ -137,7 +137,7 @@ class TranslationEngine:
             BundleError: A file of the bundle does not hold what it should.
             DesignSpaceError: A point lies outside the design space.
         """
-        super_transformer = bundle.super_transformer()
+        super_transformer = bundle.super_transformer().laid_out_for_decoding()
         points = [ActivePoint(point.id, super_transformer.extract(point.config)) for point in table]
         limits = LengthLimits(max_src_tokens=bundle.manifest.max_src_tokens)
         return cls(

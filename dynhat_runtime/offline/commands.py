@@ -48,7 +48,7 @@ def profile_bundle(
         else points_from_file(points_file, bundle.design_space)
     )
     console = Console(stderr=True)
-    super_transformer = bundle.super_transformer()
+    super_transformer = bundle.super_transformer().laid_out_for_decoding()
     dev_pairs = None if dev is None else load_pairs(dev)
     test_pairs = None if test is None else load_pairs(test)
     points = [
@@ -105,7 +105,7 @@ def evaluate_bundle(
     table = bundle.table()
     chosen = table.points if point_id is None else (table[point_id],)
     pairs = load_pairs(test, limit)
-    super_transformer = bundle.super_transformer()
+    super_transformer = bundle.super_transformer().laid_out_for_decoding()
     console = Console(stderr=True)
     rows = []
     for point in points_of_table(table.model_copy(update={"points": tuple(chosen)})):
