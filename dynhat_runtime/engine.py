@@ -99,7 +99,7 @@ class TranslationEngine:
         """Join the parts; nothing runs before `start`.
 
         Args:
-            translator: SentencePieceTokenizer and length limits.
+            translator: Tokenizer and length limits.
             points: Those of `table`; its best is active first.
             table: What was measured of them.
             languages: Codes of source and target.
