@@ -38,8 +38,12 @@ MANIFEST, MODEL, WEIGHTS, TRAINING_RECORD, TABLES = (
 REQUIRED_FILES = (MODEL, WEIGHTS, TRAINING_RECORD)
 
 SENTENCEPIECE_MODEL = "tokenizer.model"
-TextPipeline = Literal["sentencepiece"]
-TEXT_FILES: dict[TextPipeline, tuple[str, ...]] = {"sentencepiece": (SENTENCEPIECE_MODEL,)}
+SRC_DICT, TGT_DICT, BPE_CODES = "src.dict", "tgt.dict", "bpe.codes"
+TextPipeline = Literal["sentencepiece", "moses-bpe"]
+TEXT_FILES: dict[TextPipeline, tuple[str, ...]] = {
+    "sentencepiece": (SENTENCEPIECE_MODEL,),
+    "moses-bpe": (SRC_DICT, TGT_DICT, BPE_CODES),
+}
 """Files that turn text into tokens and back, by the manifest's `text_pipeline`."""
 REMEDY = "restore the file, or give another bundle with --bundle"
 
