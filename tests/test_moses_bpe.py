@@ -231,7 +231,7 @@ def test_large_vocabulary_is_quick() -> None:
 def test_sentences_come_back(column: int, language: str, share: float) -> None:
     """Tatoeba's sentences come back exactly, but for typographic quotes and what Moses spaces out.
 
-    The sample was chosen to be hard (quotes, hyphens, numbers); `docs/decisions/0004-moses-bpe.md` has whole dev sets.
+    The sample was chosen to be hard (quotes, hyphens, numbers); `docs/decisions/0005-moses-bpe.md` has whole dev sets.
     """
     texts = [line.split("\t")[column] for line in TATOEBA.read_text(encoding="utf-8").splitlines()]
     tokenizer = covering(texts, language)

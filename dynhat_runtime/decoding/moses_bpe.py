@@ -4,7 +4,7 @@ The only importer of sacremoses and subword-nmt (extra `[hat]`), and that only w
 
 Source to ids: control characters out, punctuation normalised, Moses tokenised with XML entities, compounds split at
 their hyphens, BPE with `@@` at pieces that go on, dictionary. Ids to target text is the way back. What comes back
-exactly and what does not: `docs/decisions/0004-moses-bpe.md`.
+exactly and what does not: `docs/decisions/0005-moses-bpe.md`.
 """
 
 from __future__ import annotations
