@@ -126,7 +126,7 @@ def hold(bundle_path: Path, which: Which) -> Held:
     table = bundle.table()
     largest = max(table, key=lambda point: point.num_parameters)
     chosen = table.points if which == "all" else (largest,)
-    super_transformer = bundle.super_transformer()
+    super_transformer = bundle.super_transformer().laid_out_for_decoding()
     subs = [super_transformer.extract(point.config) for point in chosen]
     tokenizer = tokenizer_of(bundle)
     translator = Translator(tokenizer, LengthLimits(max_src_tokens=bundle.manifest.max_src_tokens))

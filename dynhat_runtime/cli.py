@@ -369,6 +369,9 @@ def evaluate(
     point: Annotated[str | None, typer.Option(help="One operating point; without it all of them.")] = None,
     beam: Annotated[int, typer.Option(min=1, max=16, help="Hypotheses kept per sentence.")] = 4,
     limit: Annotated[int | None, typer.Option(min=1, help="Only the first so many sentences.")] = None,
+    compound_split: Annotated[
+        bool, typer.Option("--compound-split", help="Also HAT's BLEU: Moses words, compounds split.")
+    ] = False,
     as_json: JsonOption = False,
 ) -> None:
     """Score operating points on a test set: BLEU and chrF with sacreBLEU's signatures.
@@ -380,15 +383,40 @@ def evaluate(
     _need_offline()
     from dynhat_runtime.offline.commands import evaluate_bundle
 
-    rows = evaluate_bundle(_bundle_path(bundle), test, point_id=point, beam_size=beam, limit=limit)
+    rows = evaluate_bundle(
+        _bundle_path(bundle), test, point_id=point, beam_size=beam, limit=limit, compound_split=compound_split
+    )
     if as_json:
         typer.echo(json.dumps(rows, indent=1))
         return
     for row in rows:
         typer.echo(
-            f"{row['id']}: BLEU {row['bleu']:.2f}  chrF {row['chrf']:.2f}  ({row['num_sentences']} sentences)"
+            f"{row['id']}: BLEU {row['bleu']:.2f}  chrF {row['chrf']:.2f}"
+            + (f"  compound-split BLEU {row['compound_split_bleu']:.2f}" if compound_split else "")
+            + f"  ({row['num_sentences']} sentences)"
         )
-    typer.echo(f"{rows[0]['bleu_signature']}\n{rows[0]['chrf_signature']}")
+    for signature in ("bleu_signature", "chrf_signature", "compound_split_bleu_signature"):
+        if signature in rows[0]:
+            typer.echo(rows[0][signature])
+
+
+@app.command("export-ctranslate2")
+def export_ctranslate2(
+    point: Annotated[str, typer.Argument(help="Operating point to convert.")],
+    out: Annotated[Path, typer.Option(help="Folder to make.")],
+    bundle: BundleOption = None,
+    quantization: Annotated[str, typer.Option(help="Of the weights: float32, int8, ...")] = "float32",
+) -> None:
+    """Convert one operating point to CTranslate2, where CTranslate2 can express its architecture.
+
+    \b
+    Example:
+      dynhat export-ctranslate2 l6 --out l6-ct2 --quantization int8
+    """
+    from dynhat_runtime.offline.export_ctranslate2 import export_point
+
+    where = export_point(_bundle_path(bundle), point, out, quantization)
+    typer.echo(f"wrote {where}", err=True)
 
 
 def _need_offline() -> None:

@@ -92,9 +92,16 @@ def build_runtime(settings: Settings) -> Runtime:
     from dynhat_runtime.governor.policy import GovernorRules
     from dynhat_runtime.model.checkpoint import Bundle, shipped_bundle_path
     from dynhat_runtime.monitor.host import HostMonitor
+    from dynhat_runtime.monitor.identity import device_name
 
     bundle = Bundle.open(settings.bundle or shipped_bundle_path())
     table = bundle.table(settings.table)
+    if table.device.name != device_name():
+        logger.warning(
+            "operating points were measured on %s, this is %s: measure them here with 'dynhat profile --points'",
+            table.device.name,
+            device_name(),
+        )
     budget_ms = settings.latency_budget_ms or table.default_latency_budget_ms
     engine = TranslationEngine.load(
         bundle,

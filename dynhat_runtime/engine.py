@@ -99,7 +99,7 @@ class TranslationEngine:
         """Join the parts; nothing runs before `start`.
 
         Args:
-            translator: SentencePieceTokenizer and length limits.
+            translator: Tokenizer and length limits.
             points: Those of `table`; its best is active first.
             table: What was measured of them.
             languages: Codes of source and target.
@@ -137,7 +137,7 @@ class TranslationEngine:
             BundleError: A file of the bundle does not hold what it should.
             DesignSpaceError: A point lies outside the design space.
         """
-        super_transformer = bundle.super_transformer()
+        super_transformer = bundle.super_transformer().laid_out_for_decoding()
         points = [ActivePoint(point.id, super_transformer.extract(point.config)) for point in table]
         limits = LengthLimits(max_src_tokens=bundle.manifest.max_src_tokens)
         return cls(
@@ -265,12 +265,13 @@ class TranslationEngine:
         """Sentences for one batch: the oldest request's, then others' with its point and beam. Holds the lock."""
         batch: list[tuple[_Request, tuple[int, int]]] = []
         num_characters = 0
+        active = self._active  # read once: a switch may come at any moment, and a batch has one point
         point: ActivePoint | None = None
         beam_size = 0
         for request in list(self._requests):
-            if batch and (request.point or self._active, request.beam_size) != (point, beam_size):
+            if batch and (request.point or active, request.beam_size) != (point, beam_size):
                 continue
-            if request.point is None and not self._begin(request):
+            if request.point is None and not self._begin(request, active):
                 continue
             point, beam_size = request.point, request.beam_size
             while request.waiting and len(batch) < MAX_BATCH_SENTENCES:
@@ -285,13 +286,13 @@ class TranslationEngine:
                 break
         return batch
 
-    def _begin(self, request: _Request) -> bool:
-        """Give a request the active point; False when nothing is left to do for it. Holds the lock."""
+    def _begin(self, request: _Request, active: ActivePoint) -> bool:
+        """Give a request its point; False when nothing is left to do for it. Holds the lock."""
         if not request.future.set_running_or_notify_cancel():
             self._num_waiting -= len(request.waiting)
             self._requests.remove(request)
             return False
-        request.point, request.began_s = self._active, time.monotonic()
+        request.point, request.began_s = active, time.monotonic()
         if request.is_done:
             self._requests.remove(request)
             self._finish(request)

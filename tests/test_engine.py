@@ -132,6 +132,39 @@ def test_waiting_requests_share_a_batch(engine: Running) -> None:
     assert [len(sentences) for _, sentences in translator.batches] == [1, MAX_BATCH_SENTENCES, 2]
 
 
+def test_switch_between_two_requests_of_a_batch(engine: Running) -> None:
+    """A switch that comes while a batch is gathered does not bring a second point into it."""
+    running, translator = engine
+    points = running._points
+
+    class Restless(TranslationEngine):
+        """Its active point changes with every look."""
+
+        looks = 0
+
+        @property
+        def _active(self) -> ActivePoint:
+            Restless.looks += 1
+            return points["large" if Restless.looks % 2 else "small"]
+
+        @_active.setter
+        def _active(self, _: ActivePoint) -> None:
+            """Not listened to."""
+
+    restless = Restless(translator, list(points.values()), running.table, ("en", "de"), beam_size=2)
+    futures = [restless.submit([sentence]) for sentence in SENTENCES[:4]]
+    restless.start()
+    for future in futures:
+        future.result(PATIENCE_S)
+    restless.stop(PATIENCE_S)
+    told = {future.result()[0].operating_point for future in futures}
+    used = {
+        point_id for point_id, point in points.items() for sub, _ in translator.batches if sub is point.sub
+    }
+    assert len(told) == 1
+    assert told == used
+
+
 def test_white_space_and_what_has_no_letters_stay(engine: Running) -> None:
     """Line breaks, spaces, numbers and emoji come back where they were."""
     (translated,) = engine[0].submit(["  The man sees.\n\n 42 🙂\t\nA woman buys. \n"]).result(PATIENCE_S)

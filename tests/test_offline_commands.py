@@ -137,3 +137,16 @@ def test_evaluation_of_one_point(bundle_path: Path, points_file: Path, test_set:
     assert row["id"] == "wide"
     with pytest.raises(UnknownOperatingPointError, match="'huge' is unknown: choose one of narrow, wide"):
         evaluate_bundle(bundle_path, test_set, point_id="huge", beam_size=1, limit=2)
+
+
+def test_evaluation_with_split_compounds(bundle_path: Path, points_file: Path, test_set: Path) -> None:
+    """On request the rows hold HAT's BLEU and its signature; otherwise they do not."""
+    pytest.importorskip("sacremoses")
+    _profile(bundle_path, points_file=points_file)
+    (row,) = evaluate_bundle(
+        bundle_path, test_set, point_id="wide", beam_size=1, limit=2, compound_split=True
+    )
+    assert 0 <= row["compound_split_bleu"] <= 100
+    assert row["compound_split_bleu_signature"].startswith("toy_test|words:moses-de|compounds:split|")
+    (row,) = evaluate_bundle(bundle_path, test_set, point_id="wide", beam_size=1, limit=2)
+    assert "compound_split_bleu" not in row

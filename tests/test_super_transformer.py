@@ -23,6 +23,7 @@ from dynhat_runtime.model.super_transformer import (
     initial_weights,
     parameter_shapes,
 )
+from tests.golden import hat_configs, tiny_super_transformer
 
 SRC_BS = torch.tensor([[1, 5, 6, 7, 2], [8, 9, 10, 11, 2]])
 PREV_BT = torch.tensor([[2, 12, 13], [2, 14, 1]])
@@ -371,3 +372,20 @@ def test_config_is_kept(tiny: SuperTransformer) -> None:
     """A SubTransformer knows its architecture."""
     config: SubTransformerConfig = tiny.spec.design_space.sample(random.Random(1))
     assert tiny.extract(config).config == config
+
+
+def test_decoding_layout_changes_no_number() -> None:
+    """Laid out for decoding every point says the same, from one storage per matrix."""
+    plain = tiny_super_transformer("tiny_shared")
+    laid_out = plain.laid_out_for_decoding()
+    src, prev = torch.tensor([[5, 6, 7, 2]]), torch.tensor([[2, 8, 9]])
+    subs = []
+    for config in hat_configs("tiny_shared").values():
+        sub = laid_out.extract(config)
+        subs.append(sub)
+        torch.testing.assert_close(
+            sub.logits(src, prev), plain.extract(config).logits(src, prev), atol=1e-5, rtol=0
+        )
+    assert len({sub.output.weight_OI.untyped_storage().data_ptr() for sub in subs}) == 1
+    assert subs[0].output.weight_OI.stride(0) == 1
+    assert subs[0].src_embedding.table_VE.data_ptr() == plain.weights["encoder.embedding"].data_ptr()

@@ -13,7 +13,7 @@ from typing import Protocol
 import sentencepiece
 
 from dynhat_runtime.errors import BundleError
-from dynhat_runtime.model.checkpoint import SENTENCEPIECE_MODEL, Bundle
+from dynhat_runtime.model.checkpoint import BPE_CODES, SENTENCEPIECE_MODEL, SRC_DICT, TGT_DICT, Bundle
 
 BOS_ID, PAD_ID, EOS_ID, UNK_ID = 0, 1, 2, 3
 
@@ -28,6 +28,12 @@ class Tokenizer(Protocol):
     @property
     def tgt_vocab_size(self) -> int:
         """Number of target tokens, special ones included."""
+
+    def src_pieces(self) -> list[str]:
+        """Source tokens by id, as their vocabulary writes them."""
+
+    def tgt_pieces(self) -> list[str]:
+        """Target tokens by id."""
 
     def encode(self, text: str) -> list[int]:
         """Source token ids of one sentence, without bos or eos."""
@@ -44,7 +50,15 @@ def tokenizer_of(bundle: Bundle) -> Tokenizer:
 
     Raises:
         BundleError: Its files are not what they should be.
+        SettingsError: A library that its text pipeline needs is not installed.
     """
+    if bundle.manifest.text_pipeline == "moses-bpe":
+        from dynhat_runtime.decoding.moses_bpe import MosesBpeTokenizer
+
+        src_dict, tgt_dict, bpe_codes = map(bundle.text_file, (SRC_DICT, TGT_DICT, BPE_CODES))
+        return MosesBpeTokenizer(
+            src_dict, tgt_dict, bpe_codes, bundle.src_lang, bundle.tgt_lang, str(bundle.path)
+        )
     return SentencePieceTokenizer(bundle.text_file(SENTENCEPIECE_MODEL), str(bundle.path))
 
 
@@ -95,6 +109,14 @@ class SentencePieceTokenizer:
     def tgt_vocab_size(self) -> int:
         """The same pieces serve the target."""
         return self.src_vocab_size
+
+    def src_pieces(self) -> list[str]:
+        """Pieces by id."""
+        return [self._processor.IdToPiece(i) for i in range(self.src_vocab_size)]
+
+    def tgt_pieces(self) -> list[str]:
+        """The same pieces serve the target."""
+        return self.src_pieces()
 
     def encode(self, text: str) -> list[int]:
         """Piece ids of one sentence, without bos or eos."""

@@ -165,6 +165,22 @@ class SuperTransformer:
         """Number of weights, embeddings included."""
         return sum(weight.numel() for weight in self.weights.values())
 
+    def laid_out_for_decoding(self) -> SuperTransformer:
+        """The same network with its matrices laid out as decoding reads them.
+
+        A decoding step multiplies a few rows by every matrix. Input-major storage makes each output column
+        contiguous with its neighbours, which is faster for so few rows (`docs/decisions/0004-input-major.md`).
+        The output projection gets a copy of its own, since embeddings are looked up by row. All points still share
+        one storage.
+        """
+        weights = {
+            name: weight if weight.dim() < 2 or name.endswith("embedding") else _input_major(weight)
+            for name, weight in self.weights.items()
+        }
+        weights.setdefault("decoder.embedding", weights["encoder.embedding"])
+        weights.setdefault("decoder.output", _input_major(weights["decoder.embedding"]))
+        return SuperTransformer(self.spec.model_copy(update={"tied_embeddings": "none"}), weights)
+
     def extract(self, config: SubTransformerConfig) -> SubTransformer:
         """Cut out one SubTransformer for inference: views only, nothing copied, no gradients.
 
@@ -188,6 +204,11 @@ class SuperTransformer:
     def positions(self) -> tuple[Tensor, Tensor]:
         """Position tables (P, E) of encoder and decoder at full width."""
         return self._src_positions, self._tgt_positions
+
+
+def _input_major(weight_OI: Tensor) -> Tensor:
+    """The same matrix (O, I), stored column by column."""
+    return weight_OI.t().contiguous().t()
 
 
 class _Cutter:

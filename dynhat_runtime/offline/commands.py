@@ -18,7 +18,14 @@ from dynhat_runtime.errors import SettingsError
 from dynhat_runtime.model.checkpoint import PAPER_POINTS, Bundle, shipped_bundle_path
 from dynhat_runtime.model.super_transformer import SuperTransformer
 from dynhat_runtime.offline.data import Pair
-from dynhat_runtime.offline.evaluate import Scores, dev_loss, load_pairs, score, translate_all
+from dynhat_runtime.offline.evaluate import (
+    Scores,
+    compound_split_bleu,
+    dev_loss,
+    load_pairs,
+    score,
+    translate_all,
+)
 from dynhat_runtime.offline.hat_bundle import ImportOptions, import_checkpoints
 from dynhat_runtime.offline.import_hat import space_from_hat_yaml
 from dynhat_runtime.offline.point_files import YAML_ENDINGS, points_from_any, table_ii_points
@@ -56,7 +63,7 @@ def profile_bundle(
         else points_from_any(points_file, bundle.design_space, points_device)
     )
     console = Console(stderr=True)
-    super_transformer = bundle.super_transformer()
+    super_transformer = bundle.super_transformer().laid_out_for_decoding()
     dev_pairs = None if dev is None else load_pairs(dev)
     test_pairs = None if test is None else load_pairs(test)
     points = [
@@ -139,7 +146,13 @@ def _quality(
 
 
 def evaluate_bundle(
-    path: Path, test: Path, *, point_id: str | None, beam_size: int, limit: int | None
+    path: Path,
+    test: Path,
+    *,
+    point_id: str | None,
+    beam_size: int,
+    limit: int | None,
+    compound_split: bool = False,
 ) -> list[dict[str, Any]]:
     """Scores of one or all operating points of a bundle on a test set.
 
@@ -150,12 +163,18 @@ def evaluate_bundle(
     table = bundle.table()
     chosen = table.points if point_id is None else (table[point_id],)
     pairs = load_pairs(test, limit)
-    super_transformer = bundle.super_transformer()
+    super_transformer = bundle.super_transformer().laid_out_for_decoding()
     console = Console(stderr=True)
     rows = []
     for point in points_of_table(table.model_copy(update={"points": tuple(chosen)})):
-        scores = _score_point(bundle, super_transformer, point, pairs, test, beam_size, console)
-        rows.append({"id": point.id, "beam_size": beam_size, **asdict(scores)})
+        translations = _translate_with(bundle, super_transformer, point, pairs, beam_size, console)
+        scores = _scores(translations, pairs, test)
+        row = {"id": point.id, "beam_size": beam_size, **asdict(scores)}
+        if compound_split:
+            row["compound_split_bleu"], row["compound_split_bleu_signature"] = compound_split_bleu(
+                translations, [target for _, target in pairs], bundle.tgt_lang, _name_of(test)
+            )
+        rows.append(row)
     return rows
 
 
@@ -168,16 +187,35 @@ def _score_point(
     beam_size: int,
     console: Console,
 ) -> Scores:
+    return _scores(_translate_with(bundle, super_transformer, point, pairs, beam_size, console), pairs, test)
+
+
+def _scores(translations: list[str], pairs: list[Pair], test: Path) -> Scores:
+    return score(translations, [target for _, target in pairs], _name_of(test))
+
+
+def _name_of(test: Path) -> str:
+    return test.name.split(".")[0]
+
+
+def _translate_with(
+    bundle: Bundle,
+    super_transformer: SuperTransformer,
+    point: PointToMeasure,
+    pairs: list[Pair],
+    beam_size: int,
+    console: Console,
+) -> list[str]:
+    """The point's translations of the pairs' sources."""
     tokenizer = tokenizer_of(bundle)
     translator = Translator(tokenizer, LengthLimits(max_src_tokens=bundle.manifest.max_src_tokens))
     sub = super_transformer.extract(point.config)
     with Progress(console=console, disable=not console.is_terminal) as progress:
         task = progress.add_task(f"translating with {point.id}", total=len(pairs))
-        translations = translate_all(
+        return translate_all(
             translator,
             sub,
             [source for source, _ in pairs],
             BeamOptions(beam_size=beam_size, length_penalty=bundle.manifest.length_penalty),
             lambda done: progress.update(task, completed=done),
         )
-    return score(translations, [target for _, target in pairs], test.name.split(".")[0])

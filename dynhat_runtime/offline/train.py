@@ -212,7 +212,7 @@ class _Reporter:
             self.console.print(
                 f"update {update}/{self.recipe.optimizer.max_updates}  {text}  ETA {left_s / 60:.0f} min"
             )
-        self.write({"kind": "train", "update": update, "nll": nll, "tokens_per_s": speed, **asdict(report)})
+        self.write({**asdict(report), "kind": "train", "update": update, "nll": nll, "tokens_per_s": speed})
         self.window_began, self.window_tokens, self.window_loss, self.window_updates = (
             time.monotonic(),
             0,
