@@ -99,18 +99,30 @@ def import_bundle(
     Raises:
         DynhatError: What is wrong with the checkpoints, what comes with them, the points or the folder.
     """
-    bundle = import_checkpoints(checkpoints, options, out)
+    bundle = import_checkpoints(
+        checkpoints, options, out, check=lambda space: points_to_import(space, points_file, points_device)
+    )
     if not does_profile:
         return bundle
-    space = bundle.design_space
+    points = points_to_import(bundle.design_space, points_file, points_device)
+    super_transformer = bundle.super_transformer().laid_out_for_decoding()
+    return bundle.with_table(
+        profile_points(bundle, super_transformer, points, FEW_RUNS, Console(stderr=True))
+    )
+
+
+def points_to_import(
+    space: DesignSpace, points_file: Path | None, points_device: str | None
+) -> list[PointToMeasure]:
+    """The points an imported bundle gets: the paper's Table II unless a file or a device is named.
+
+    Raises:
+        SettingsError: The file lists no points, or one lies outside the design space, or the device has none.
+    """
     if points_device is None and (points_file is None or points_file.suffix == ".json"):
-        points = table_ii_points(space, points_file)
-    else:
-        file = points_file or shipped_bundle_path("wmt14-en-de") / PAPER_POINTS
-        points = points_from_any(file, space, points_device)
-    console = Console(stderr=True)
-    table = profile_points(bundle, bundle.super_transformer(), points, FEW_RUNS, console)
-    return bundle.with_table(table)
+        return table_ii_points(space, points_file)
+    file = points_file or shipped_bundle_path("wmt14-en-de") / PAPER_POINTS
+    return points_from_any(file, space, points_device)
 
 
 def design_space_called(name: str) -> DesignSpace:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import os
 import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -61,8 +61,16 @@ class ImportOptions:
     """Precision of the weights at rest."""
 
 
-def import_checkpoints(paths: Sequence[Path], options: ImportOptions, out: Path) -> Bundle:
+def import_checkpoints(
+    paths: Sequence[Path],
+    options: ImportOptions,
+    out: Path,
+    *,
+    check: Callable[[DesignSpace], object] = lambda _: None,
+) -> Bundle:
     """Average checkpoints of one training run and write them as a bundle without operating points.
+
+    `check` is asked of the design space before anything is written; what it raises ends the import.
 
     Raises:
         CheckpointError: A checkpoint, the dictionary or the codes are not what they should be.
@@ -75,6 +83,7 @@ def import_checkpoints(paths: Sequence[Path], options: ImportOptions, out: Path)
     args, num_updates = first.args, [first.num_updates]
     spec = spec_of_checkpoint(first, options.space)
     _check_dictionaries(spec, text_files, options)
+    check(spec.design_space)
     weights = _weights(first, spec)
     if len(paths) > 1:
         weights = {name: weight.float() / len(paths) for name, weight in weights.items()}

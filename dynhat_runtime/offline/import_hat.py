@@ -9,10 +9,10 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import torch
-from pydantic import ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from torch import Tensor
 
 from dynhat_runtime.design_space import DesignSpace, SubTransformerConfig
@@ -118,6 +118,39 @@ def space_from_hat_yaml(path: Path) -> DesignSpace:
         return space_from_args(settings, path.stem)
     except (CheckpointError, DesignSpaceError, ValidationError) as error:
         raise SettingsError(f"{path}: {_first_line(error)}") from error
+
+
+class HatSearchSettings(BaseModel):
+    """Evolutionary search as HAT's search files ask for it; the defaults are HAT's."""
+
+    model_config = ConfigDict(frozen=True, extra="ignore")
+
+    evo_iter: Annotated[int, Field(gt=0)] = 30
+    population_size: Annotated[int, Field(gt=0)] = 125
+    parent_size: Annotated[int, Field(gt=0)] = 25
+    mutation_size: Annotated[int, Field(ge=0)] = 50
+    crossover_size: Annotated[int, Field(ge=0)] = 50
+    mutation_prob: Annotated[float, Field(ge=0, le=1)] = 0.3
+    latency_constraint: Annotated[float, Field(gt=0)]
+    """Milliseconds."""
+    feature_norm: tuple[float, ...] = (640, 6, 2048, 6, 640, 6, 2048, 6, 6, 2)
+    """What the predictor divides the ten latency features by."""
+    lat_norm: Annotated[float, Field(gt=0)] = 200
+    """Milliseconds that the predictor's output is multiplied by."""
+
+
+def search_from_hat_yaml(path: Path) -> HatSearchSettings:
+    """The settings of one of HAT's search files; paths in it are ignored.
+
+    Raises:
+        SettingsError: Naming the file and what is wrong with it.
+    """
+    settings = _read_yaml(path)
+    try:
+        return HatSearchSettings.model_validate(settings)
+    except ValidationError as error:
+        first = error.errors()[0]
+        raise SettingsError(f"{path}: {first['loc'][0]}: {first['msg']}") from error
 
 
 def positive(args: Mapping[str, Any], key: str) -> int:
