@@ -10,7 +10,7 @@ Source: HAT (Wang et al., ACL 2020) and the Dynamic-HAT paper, section IV-A-d. H
 from __future__ import annotations
 
 import random
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from statistics import fmean
 from typing import Annotated, NamedTuple
 
@@ -179,9 +179,8 @@ class DesignSpace(BaseModel):
         """The architecture with the smallest choice everywhere."""
         return self._uniform_config(min)
 
-    def _uniform_config(self, pick: object) -> SubTransformerConfig:
-        assert pick in (max, min)
-        choose = max if pick is max else min
+    def _uniform_config(self, choose: Callable[[tuple[int, ...]], int]) -> SubTransformerConfig:
+        """The architecture with the choice that `choose` takes, everywhere."""
         num_encoder, num_decoder = choose(self.encoder_num_layers), choose(self.decoder_num_layers)
         return SubTransformerConfig(
             encoder_embed_dim=choose(self.encoder_embed_dim),
