@@ -482,7 +482,7 @@ def _print_points(described: list[PointDescription], table: OperatingPointTable)
     from rich.table import Table
 
     shown = Table(title=f"{table.device.name}, {table.device.precision}, beam {table.device.beam_size}")
-    shown.add_column("point")
+    shown.add_column("point", no_wrap=True, min_width=max(len(point.id) for point in described))
     for heading in ("latency ms", "parameters M", "dev loss", "BLEU", "encoder layers", "decoder layers"):
         shown.add_column(heading, justify="right")
     for point in described:
