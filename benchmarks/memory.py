@@ -118,8 +118,7 @@ def hold(bundle_path: Path, which: Which) -> Held:
     import psutil
 
     from dynhat_runtime.decoding.beam_search import BeamOptions
-    from dynhat_runtime.decoding.tokenizer import tokenizer_of
-    from dynhat_runtime.decoding.translator import LengthLimits, Translator
+    from dynhat_runtime.decoding.translator import Translator
     from dynhat_runtime.model.checkpoint import Bundle
 
     bundle = Bundle.open(bundle_path)
@@ -128,8 +127,7 @@ def hold(bundle_path: Path, which: Which) -> Held:
     chosen = table.points if which == "all" else (largest,)
     super_transformer = bundle.super_transformer().laid_out_for_decoding()
     subs = [super_transformer.extract(point.config) for point in chosen]
-    tokenizer = tokenizer_of(bundle)
-    translator = Translator(tokenizer, LengthLimits(max_src_tokens=bundle.manifest.max_src_tokens))
+    translator = Translator.of_bundle(bundle)
     options = BeamOptions(beam_size=table.device.beam_size)
     num_translations = 0
     for sub in subs:

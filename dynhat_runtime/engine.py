@@ -18,8 +18,7 @@ from dataclasses import dataclass, field
 
 from dynhat_runtime.decoding.beam_search import BeamOptions, SearchCancelledError
 from dynhat_runtime.decoding.sentences import Segment, join_sentences, split_sentences
-from dynhat_runtime.decoding.tokenizer import tokenizer_of
-from dynhat_runtime.decoding.translator import LengthLimits, Translator
+from dynhat_runtime.decoding.translator import Translator
 from dynhat_runtime.errors import EngineOverloadedError, EngineStoppedError, UnknownOperatingPointError
 from dynhat_runtime.model.checkpoint import Bundle
 from dynhat_runtime.model.sub_transformer import SubTransformer
@@ -139,9 +138,8 @@ class TranslationEngine:
         """
         super_transformer = bundle.super_transformer().laid_out_for_decoding()
         points = [ActivePoint(point.id, super_transformer.extract(point.config)) for point in table]
-        limits = LengthLimits(max_src_tokens=bundle.manifest.max_src_tokens)
         return cls(
-            Translator(tokenizer_of(bundle), limits),
+            Translator.of_bundle(bundle),
             points,
             table,
             (bundle.src_lang, bundle.tgt_lang),

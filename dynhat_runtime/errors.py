@@ -18,6 +18,20 @@ A message names the value that was wrong and what would be right: it is shown to
 `exit_code` is the process exit status when the error ends a command.
 """
 
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from pydantic import ValidationError
+
+
+def first_complaint(error: ValidationError) -> str:
+    """The first thing wrong with a file's content, as `field: what is wrong`; `file` where no field is at fault."""
+    first = error.errors()[0]
+    field = ".".join(str(part) for part in first["loc"]) or "file"
+    return f"{field}: {first['msg']}"
+
 
 class DynhatError(Exception):
     """Base of all errors that this package raises on purpose."""

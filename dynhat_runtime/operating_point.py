@@ -12,7 +12,7 @@ from typing import Annotated
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from dynhat_runtime.design_space import DesignSpace, SubTransformerConfig
-from dynhat_runtime.errors import BundleError, DesignSpaceError, UnknownOperatingPointError
+from dynhat_runtime.errors import BundleError, DesignSpaceError, UnknownOperatingPointError, first_complaint
 
 PointId = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$")]
 Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
@@ -177,10 +177,8 @@ class OperatingPointTable(BaseModel):
                 f"{path}: cannot be read ({error.strerror}): measure it with 'dynhat profile'"
             ) from error
         except ValidationError as error:
-            first = error.errors()[0]
-            field = ".".join(str(part) for part in first["loc"])
             raise BundleError(
-                f"{path}: {field or 'file'}: {first['msg']}: measure it again with 'dynhat profile'"
+                f"{path}: {first_complaint(error)}: measure it again with 'dynhat profile'"
             ) from error
         except (BundleError, DesignSpaceError) as error:
             raise BundleError(f"{path}: {error}: measure it again with 'dynhat profile'") from error

@@ -12,7 +12,8 @@ import torch
 
 from dynhat_runtime.decoding.beam_search import BeamOptions, beam_search
 from dynhat_runtime.decoding.sentences import split_in_two
-from dynhat_runtime.decoding.tokenizer import EOS_ID, PAD_ID, Tokenizer
+from dynhat_runtime.decoding.tokenizer import EOS_ID, PAD_ID, Tokenizer, tokenizer_of
+from dynhat_runtime.model.checkpoint import Bundle
 from dynhat_runtime.model.sub_transformer import SubTransformer
 
 
@@ -50,6 +51,15 @@ class Translator:
     def __init__(self, tokenizer: Tokenizer, limits: LengthLimits | None = None) -> None:
         self.tokenizer = tokenizer
         self.limits = limits or LengthLimits()
+
+    @classmethod
+    def of_bundle(cls, bundle: Bundle) -> Translator:
+        """The translator that `bundle`'s text files and limits make.
+
+        Raises:
+            BundleError: Its text files are not what they should be.
+        """
+        return cls(tokenizer_of(bundle), LengthLimits(max_src_tokens=bundle.manifest.max_src_tokens))
 
     def encode(self, sentence: str) -> list[int]:
         """Source token ids of one sentence, ending in eos."""

@@ -27,7 +27,7 @@ from safetensors.torch import load, save
 from torch import Tensor
 
 from dynhat_runtime.design_space import DesignSpace
-from dynhat_runtime.errors import BundleError, DesignSpaceError
+from dynhat_runtime.errors import BundleError, DesignSpaceError, first_complaint
 from dynhat_runtime.model.super_transformer import SuperTransformer, SuperTransformerSpec
 from dynhat_runtime.monitor.identity import device_name
 from dynhat_runtime.operating_point import OperatingPointTable
@@ -291,9 +291,7 @@ def _parse(model: type[Any], path: Path, content: bytes) -> Any:
     try:
         return model.model_validate_json(content)
     except ValidationError as error:
-        first = error.errors()[0]
-        field = ".".join(str(part) for part in first["loc"]) or "file"
-        raise BundleError(f"{path}: {field}: {first['msg']}: {REMEDY}") from error
+        raise BundleError(f"{path}: {first_complaint(error)}: {REMEDY}") from error
     except DesignSpaceError as error:
         raise BundleError(f"{path}: {error}: {REMEDY}") from error
 

@@ -11,8 +11,7 @@ from rich.console import Console
 from rich.progress import Progress
 
 from dynhat_runtime.decoding.beam_search import BeamOptions
-from dynhat_runtime.decoding.tokenizer import tokenizer_of
-from dynhat_runtime.decoding.translator import LengthLimits, Translator
+from dynhat_runtime.decoding.translator import Translator
 from dynhat_runtime.design_space import DesignSpace, preset
 from dynhat_runtime.errors import SettingsError
 from dynhat_runtime.model.checkpoint import PAPER_POINTS, Bundle, shipped_bundle_path
@@ -64,15 +63,20 @@ def profile_bundle(
     )
     console = Console(stderr=True)
     super_transformer = bundle.super_transformer().laid_out_for_decoding()
-    dev_pairs = None if dev is None else load_pairs(dev)
-    test_pairs = None if test is None else load_pairs(test)
-    points = [
-        replace(
-            point,
-            quality=_quality(bundle, super_transformer, point, dev_pairs, test_pairs, test, options, console),
-        )
-        for point in points
-    ]
+    if dev is not None or test is not None:
+        dev_pairs = None if dev is None else load_pairs(dev)
+        test_pairs = None if test is None else load_pairs(test)
+        translator = Translator.of_bundle(bundle)
+        search = BeamOptions(beam_size=options.beam_size, length_penalty=bundle.manifest.length_penalty)
+        points = [
+            replace(
+                point,
+                quality=_quality(
+                    translator, super_transformer, point, dev_pairs, test_pairs, test, search, console
+                ),
+            )
+            for point in points
+        ]
     table = profile_points(bundle, super_transformer, points, options, console)
     if out is None:
         return bundle.with_table(table).path
@@ -135,24 +139,25 @@ def design_space_called(name: str) -> DesignSpace:
 
 
 def _quality(
-    bundle: Bundle,
+    translator: Translator,
     super_transformer: SuperTransformer,
     point: PointToMeasure,
     dev_pairs: list[Pair] | None,
     test_pairs: list[Pair] | None,
     test: Path | None,
-    options: ProfileOptions,
+    search: BeamOptions,
     console: Console,
 ) -> PointQuality:
     """What is known of the point, with what was asked for measured anew."""
     quality = point.quality
     if dev_pairs is not None:
-        tokenizer = tokenizer_of(bundle)
-        quality = replace(quality, dev_loss=dev_loss(super_transformer, point.config, tokenizer, dev_pairs))
+        loss = dev_loss(super_transformer, point.config, translator.tokenizer, dev_pairs)
+        quality = replace(quality, dev_loss=loss)
     if test_pairs is not None and test is not None:
-        scores = _score_point(bundle, super_transformer, point, test_pairs, test, options.beam_size, console)
+        translations = _translate_with(translator, super_transformer, point, test_pairs, search, console)
+        scores = _scores(translations, test_pairs, test)
         quality = replace(
-            quality, bleu=scores.bleu, bleu_signature=f"{scores.bleu_signature}|beam:{options.beam_size}"
+            quality, bleu=scores.bleu, bleu_signature=f"{scores.bleu_signature}|beam:{search.beam_size}"
         )
     return quality
 
@@ -176,10 +181,12 @@ def evaluate_bundle(
     chosen = table.points if point_id is None else (table[point_id],)
     pairs = load_pairs(test, limit)
     super_transformer = bundle.super_transformer().laid_out_for_decoding()
+    translator = Translator.of_bundle(bundle)
+    search = BeamOptions(beam_size=beam_size, length_penalty=bundle.manifest.length_penalty)
     console = Console(stderr=True)
     rows = []
     for point in points_of_table(table.model_copy(update={"points": tuple(chosen)})):
-        translations = _translate_with(bundle, super_transformer, point, pairs, beam_size, console)
+        translations = _translate_with(translator, super_transformer, point, pairs, search, console)
         scores = _scores(translations, pairs, test)
         row = {"id": point.id, "beam_size": beam_size, **asdict(scores)}
         if compound_split:
@@ -188,18 +195,6 @@ def evaluate_bundle(
             )
         rows.append(row)
     return rows
-
-
-def _score_point(
-    bundle: Bundle,
-    super_transformer: SuperTransformer,
-    point: PointToMeasure,
-    pairs: list[Pair],
-    test: Path,
-    beam_size: int,
-    console: Console,
-) -> Scores:
-    return _scores(_translate_with(bundle, super_transformer, point, pairs, beam_size, console), pairs, test)
 
 
 def _scores(translations: list[str], pairs: list[Pair], test: Path) -> Scores:
@@ -211,16 +206,14 @@ def _name_of(test: Path) -> str:
 
 
 def _translate_with(
-    bundle: Bundle,
+    translator: Translator,
     super_transformer: SuperTransformer,
     point: PointToMeasure,
     pairs: list[Pair],
-    beam_size: int,
+    search: BeamOptions,
     console: Console,
 ) -> list[str]:
     """The point's translations of the pairs' sources."""
-    tokenizer = tokenizer_of(bundle)
-    translator = Translator(tokenizer, LengthLimits(max_src_tokens=bundle.manifest.max_src_tokens))
     sub = super_transformer.extract(point.config)
     with Progress(console=console, disable=not console.is_terminal) as progress:
         task = progress.add_task(f"translating with {point.id}", total=len(pairs))
@@ -228,6 +221,6 @@ def _translate_with(
             translator,
             sub,
             [source for source, _ in pairs],
-            BeamOptions(beam_size=beam_size, length_penalty=bundle.manifest.length_penalty),
+            search,
             lambda done: progress.update(task, completed=done),
         )

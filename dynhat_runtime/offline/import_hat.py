@@ -16,7 +16,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from torch import Tensor
 
 from dynhat_runtime.design_space import DesignSpace, SubTransformerConfig
-from dynhat_runtime.errors import CheckpointError, DesignSpaceError, SettingsError
+from dynhat_runtime.errors import CheckpointError, DesignSpaceError, SettingsError, first_complaint
 
 SPAN_OF_CODE = {-1: 1, 1: 2, 2: 3}
 """HAT's `decoder_arbitrary_ende_attn` -> cross-attention span."""
@@ -149,8 +149,7 @@ def search_from_hat_yaml(path: Path) -> HatSearchSettings:
     try:
         return HatSearchSettings.model_validate(settings)
     except ValidationError as error:
-        first = error.errors()[0]
-        raise SettingsError(f"{path}: {first['loc'][0]}: {first['msg']}") from error
+        raise SettingsError(f"{path}: {first_complaint(error)}") from error
 
 
 def positive(args: Mapping[str, Any], key: str) -> int:
@@ -203,8 +202,7 @@ def _read_yaml(path: Path) -> dict[str, Any]:
 
 def _first_line(error: Exception) -> str:
     if isinstance(error, ValidationError):
-        first = error.errors()[0]
-        return f"{'.'.join(map(str, first['loc']))}: {first['msg']}"
+        return first_complaint(error)
     return str(error).splitlines()[0]
 
 

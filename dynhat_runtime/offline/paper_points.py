@@ -12,7 +12,7 @@ from typing import Annotated, Literal
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from dynhat_runtime.design_space import SubTransformerConfig
-from dynhat_runtime.errors import DesignSpaceError, SettingsError
+from dynhat_runtime.errors import DesignSpaceError, SettingsError, first_complaint
 from dynhat_runtime.operating_point import PointId, Positive
 
 Source = Literal["paper, Table II", "authors' search", "HAT, published"]
@@ -77,9 +77,7 @@ class PaperPoints(BaseModel):
         except OSError as error:
             raise SettingsError(f"{path}: cannot be read ({error.strerror})") from error
         except ValidationError as error:
-            first = error.errors()[0]
-            field = ".".join(str(part) for part in first["loc"]) or "file"
-            raise SettingsError(f"{path}: {field}: {first['msg']}") from error
+            raise SettingsError(f"{path}: {first_complaint(error)}") from error
         except DesignSpaceError as error:
             raise SettingsError(f"{path}: {error}") from error
 

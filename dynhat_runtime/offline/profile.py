@@ -30,7 +30,7 @@ from rich.progress import track
 from dynhat_runtime.decoding.beam_search import BeamOptions, beam_search
 from dynhat_runtime.decoding.tokenizer import EOS_ID
 from dynhat_runtime.design_space import DesignSpace, SubTransformerConfig
-from dynhat_runtime.errors import DesignSpaceError, SettingsError
+from dynhat_runtime.errors import DesignSpaceError, SettingsError, first_complaint
 from dynhat_runtime.model.checkpoint import Bundle
 from dynhat_runtime.model.sub_transformer import SubTransformer
 from dynhat_runtime.model.super_transformer import SuperTransformer
@@ -138,8 +138,7 @@ def points_from_file(path: Path, space: DesignSpace) -> list[PointToMeasure]:
     try:
         listed = _PointList.model_validate(read_toml(path))
     except ValidationError as error:
-        first = error.errors()[0]
-        raise SettingsError(f"{path}: {'.'.join(map(str, first['loc']))}: {first['msg']}") from error
+        raise SettingsError(f"{path}: {first_complaint(error)}") from error
     points: list[PointToMeasure] = []
     for point in listed.points:
         if any(point.id == other.id for other in points):

@@ -182,12 +182,11 @@ class _Reporter:
         )
         self.task = self.progress.add_task("", total=recipe.optimizer.max_updates)
         self.started = time.monotonic() - hours_before * 3600
-        self.window_began, self.window_tokens, self.window_loss, self.window_updates = (
-            time.monotonic(),
-            0,
-            0.0,
-            0,
-        )
+        self._begin_window()
+
+    def _begin_window(self) -> None:
+        self.window_began = time.monotonic()
+        self.window_tokens, self.window_loss, self.window_updates = 0, 0.0, 0
 
     @property
     def hours(self) -> float:
@@ -213,12 +212,7 @@ class _Reporter:
                 f"update {update}/{self.recipe.optimizer.max_updates}  {text}  ETA {left_s / 60:.0f} min"
             )
         self.write({**asdict(report), "kind": "train", "update": update, "nll": nll, "tokens_per_s": speed})
-        self.window_began, self.window_tokens, self.window_loss, self.window_updates = (
-            time.monotonic(),
-            0,
-            0.0,
-            0,
-        )
+        self._begin_window()
 
     def write(self, row: dict[str, Any]) -> None:
         """Append one metrics row."""
@@ -317,8 +311,9 @@ def train(recipe: Recipe, data_dir: Path, run_dir: Path, *, device_name: str | N
             )
         if rank == 0:
             ensure_tokenizer(recipe, data_dir, run)
-            load_corpora(recipe, data_dir, run)
         if world_size > 1:
+            if rank == 0:
+                load_corpora(recipe, data_dir, run)  # fills the cache that the others read
             dist.barrier()
         _train_loop(recipe, data_dir, run, device, rank, world_size)
     return run
