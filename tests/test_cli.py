@@ -17,7 +17,8 @@ import uvicorn
 from typer.testing import CliRunner
 
 from dynhat_runtime import __version__, daemon_client
-from dynhat_runtime.cli import app, translate_lines
+from dynhat_runtime.cli import app
+from dynhat_runtime.cli.run_time import translate_lines
 from dynhat_runtime.errors import RequestError
 from dynhat_runtime.operating_point import OperatingPointTable
 from dynhat_runtime.service.app import create_app

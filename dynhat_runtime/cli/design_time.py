@@ -1,4 +1,4 @@
-"""The command `dynhat`: each subcommand reads its options and calls the library.
+"""Commands of the design time (extra [offline]): train, measure, search, score, export, import.
 
 Imports nothing heavy until a command needs it, so that help and a refused option come at once.
 """
@@ -6,200 +6,13 @@ Imports nothing heavy until a command needs it, so that help and a refused optio
 from __future__ import annotations
 
 import json
-import sys
-from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, BinaryIO
+from typing import Annotated
 
 import typer
-from typer.core import TyperGroup
 
-from dynhat_runtime import __version__
-from dynhat_runtime.errors import DynhatError, RequestError, SettingsError
-
-if TYPE_CHECKING:
-    from dynhat_runtime.operating_point import OperatingPointTable
-    from dynhat_runtime.service.ports import EnginePort
-    from dynhat_runtime.service.schemas import PointDescription
-
-INTERRUPTED = 130
-"""Exit status after Ctrl-C, as shells have it."""
-
-STOP_S = 5.0
-"""What `translate` gives the engine to stop."""
-
-QUEUE_LIMIT_SENTENCES = 65536
-"""`translate` puts in one line at a time: only a monstrous line would not fit."""
-
-
-class _Commands(TyperGroup):
-    """All commands; an error of ours ends any of them with one line and its exit status."""
-
-    def invoke(self, ctx: Any) -> Any:
-        """Run the command."""
-        try:
-            return super().invoke(ctx)
-        except DynhatError as error:
-            typer.echo(f"dynhat: error: {error}", err=True)
-            raise typer.Exit(error.exit_code) from None
-        except KeyboardInterrupt:
-            raise typer.Exit(INTERRUPTED) from None
-
-
-app = typer.Typer(
-    name="dynhat",
-    cls=_Commands,
-    no_args_is_help=True,
-    add_completion=False,
-    pretty_exceptions_enable=False,
-    rich_markup_mode=None,
-)
-
-
-def main() -> None:
-    """Entry point of the command."""
-    app(prog_name="dynhat")
-
-
-BundleOption = Annotated[Path | None, typer.Option(help="Bundle folder; without it the shipped one.")]
-TableOption = Annotated[
-    Path | None, typer.Option(help="Operating point table file; without it the bundle's best match.")
-]
-JsonOption = Annotated[bool, typer.Option("--json", help="Answer in JSON.")]
-
-
-def _print_version(is_asked: bool) -> None:
-    """Answer --version."""
-    if is_asked:
-        typer.echo(f"dynhat {__version__}")
-        raise typer.Exit
-
-
-@app.callback()
-def _root(
-    version: Annotated[
-        bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Show the version.")
-    ] = False,
-) -> None:
-    """Translation on the device, as good as its resources allow within a latency budget."""
-
-
-# --- run time ---
-
-
-@app.command()
-def serve(
-    host: Annotated[str | None, typer.Option(help="Address to listen on (127.0.0.1).")] = None,
-    port: Annotated[
-        int | None, typer.Option(help="TCP port to listen on (5000), 0 for any free one.")
-    ] = None,
-    bundle: BundleOption = None,
-    table: TableOption = None,
-    latency_budget_ms: Annotated[
-        float | None, typer.Option(help="Time one sentence may take, in ms; without it the table's default.")
-    ] = None,
-    config: Annotated[
-        Path | None, typer.Option(help="TOML file with settings; without it the one DYNHAT_CONFIG names.")
-    ] = None,
-    log_level: Annotated[str | None, typer.Option(help="debug, info, warning or error (info).")] = None,
-) -> None:
-    """Run the translation daemon until it is told to stop.
-
-    Settings also come from variables DYNHAT_... and from a TOML file; the command line wins.
-
-    \b
-    Example:
-      dynhat serve --port 5000 --latency-budget-ms 40
-      curl -H 'Content-Type: application/json' \\
-        -d '{"q": "Good morning.", "source": "en", "target": "de"}' localhost:5000/translate
-    """
-    from dynhat_runtime.settings import load_settings
-
-    command_line = {
-        "host": host,
-        "port": port,
-        "bundle": bundle,
-        "table": table,
-        "latency_budget_ms": latency_budget_ms,
-        "log_level": log_level,
-    }
-    settings = load_settings(config, command_line)
-    from dynhat_runtime.daemon import run
-
-    raise typer.Exit(run(settings))
-
-
-@app.command()
-def status(
-    url: Annotated[str, typer.Option(help="Where the daemon listens.")] = "http://127.0.0.1:5000",
-    as_json: JsonOption = False,
-) -> None:
-    """Ask the running daemon for its operating point, and why it is that one.
-
-    \b
-    Example:
-      dynhat status --url http://127.0.0.1:5000
-    """
-    from dynhat_runtime.daemon_client import ask_status, describe_status
-
-    answer = ask_status(url)
-    if as_json:
-        typer.echo(json.dumps(answer, indent=1))
-        return
-    for line in describe_status(answer):
-        typer.echo(line)
-
-
-@app.command()
-def points(bundle: BundleOption = None, table: TableOption = None, as_json: JsonOption = False) -> None:
-    """List the operating points, fastest first.
-
-    \b
-    Example:
-      dynhat points
-      dynhat points --json | python3 -m json.tool
-    """
-    from dynhat_runtime.service.schemas import PointDescription
-
-    found = _load_table(bundle, table)
-    described = [PointDescription.of(point, found) for point in found]
-    if as_json:
-        typer.echo(json.dumps([point.model_dump(mode="json") for point in described], indent=1))
-    else:
-        _print_points(described, found)
-
-
-@app.command()
-def translate(
-    bundle: BundleOption = None,
-    point: Annotated[str | None, typer.Option(help="Operating point id; without it the best one.")] = None,
-    beam: Annotated[int, typer.Option(min=1, max=16, help="Hypotheses kept per sentence.")] = 4,
-) -> None:
-    """Translate standard input to standard output, line by line, with one fixed operating point.
-
-    \b
-    Example:
-      echo 'Good morning.' | dynhat translate --beam 4
-    """
-    from dynhat_runtime.engine import TranslationEngine
-    from dynhat_runtime.model.checkpoint import Bundle
-
-    opened = Bundle.open(_bundle_path(bundle))
-    table = _only_point(opened.table(None), point)
-    engine = TranslationEngine.load(
-        opened, table, beam_size=beam, queue_limit_sentences=QUEUE_LIMIT_SENTENCES
-    )
-    engine.start()
-    try:
-        for translated in translate_lines(engine, sys.stdin.buffer):
-            sys.stdout.buffer.write(f"{translated}\n".encode())
-            sys.stdout.buffer.flush()
-    finally:
-        engine.stop(STOP_S)
-
-
-# --- design time (extra [offline]) ---
-
+from dynhat_runtime.cli.root import BundleOption, JsonOption, app, bundle_path
+from dynhat_runtime.errors import SettingsError
 
 DataDirOption = Annotated[Path, typer.Option(help="Folder below which the recipe's text files lie.")]
 RunDirOption = Annotated[Path, typer.Option(help="Folder of this training run; it is resumed if it exists.")]
@@ -351,7 +164,7 @@ def profile(
     from dynhat_runtime.offline.profile import ProfileOptions
 
     where = profile_bundle(
-        _bundle_path(bundle),
+        bundle_path(bundle),
         points_file=points_file,
         points_device=device,
         dev=dev,
@@ -384,7 +197,7 @@ def evaluate(
     from dynhat_runtime.offline.commands import evaluate_bundle
 
     rows = evaluate_bundle(
-        _bundle_path(bundle), test, point_id=point, beam_size=beam, limit=limit, compound_split=compound_split
+        bundle_path(bundle), test, point_id=point, beam_size=beam, limit=limit, compound_split=compound_split
     )
     if as_json:
         typer.echo(json.dumps(rows, indent=1))
@@ -415,7 +228,7 @@ def export_ctranslate2(
     """
     from dynhat_runtime.offline.export_ctranslate2 import export_point
 
-    where = export_point(_bundle_path(bundle), point, out, quantization)
+    where = export_point(bundle_path(bundle), point, out, quantization)
     typer.echo(f"wrote {where}", err=True)
 
 
@@ -427,72 +240,6 @@ def _need_offline() -> None:
     """
     from importlib.util import find_spec
 
-    missing = [name for name in ("sacrebleu", "matplotlib", "yaml") if find_spec(name) is None]
+    missing = [name for name in ("sacrebleu", "matplotlib", "yaml", "pymoo") if find_spec(name) is None]
     if missing:
         raise SettingsError(f"{missing[0]} is not installed: pip install 'dynhat-runtime[offline]'")
-
-
-def _bundle_path(bundle: Path | None) -> Path:
-    """The bundle's folder: the one asked for, or the shipped one."""
-    if bundle is not None:
-        return bundle
-    from dynhat_runtime.model.checkpoint import shipped_bundle_path
-
-    return shipped_bundle_path()
-
-
-def translate_lines(engine: EnginePort, lines: BinaryIO | Iterable[bytes]) -> Iterator[str]:
-    """Each line's translation as soon as it is there; a blank line stays an empty one.
-
-    Raises:
-        RequestError: A line is not UTF-8.
-    """
-    for number, raw in enumerate(lines, start=1):
-        try:
-            line = raw.decode("utf-8").strip()
-        except UnicodeDecodeError:
-            raise RequestError(f"line {number} is not UTF-8: convert it first, with iconv", "stdin") from None
-        yield " ".join(engine.submit([line]).result()[0].text.splitlines()) if line else ""
-
-
-def _load_table(bundle: Path | None, table: Path | None) -> OperatingPointTable:
-    """The table asked for; a bundle is opened only when it has to say which."""
-    from dynhat_runtime.operating_point import OperatingPointTable
-
-    if table is not None and bundle is None:
-        return OperatingPointTable.load(table)
-    from dynhat_runtime.model.checkpoint import Bundle
-
-    return Bundle.open(_bundle_path(bundle)).table(table)
-
-
-def _only_point(table: OperatingPointTable, point_id: str | None) -> OperatingPointTable:
-    """`table` with one point: the one asked for, or the best.
-
-    Raises:
-        UnknownOperatingPointError: Listing the ids there are.
-    """
-    point = table.best if point_id is None else table[point_id]
-    return table.model_copy(update={"points": (point,)})
-
-
-def _print_points(described: list[PointDescription], table: OperatingPointTable) -> None:
-    """A table for people."""
-    from rich.console import Console
-    from rich.table import Table
-
-    shown = Table(title=f"{table.device.name}, {table.device.precision}, beam {table.device.beam_size}")
-    shown.add_column("point", no_wrap=True, min_width=max(len(point.id) for point in described))
-    for heading in ("latency ms", "parameters M", "dev loss", "BLEU", "encoder layers", "decoder layers"):
-        shown.add_column(heading, justify="right")
-    for point in described:
-        shown.add_row(
-            point.id,
-            f"{point.latency_ms:.1f}",
-            f"{point.num_parameters / 1e6:.1f}",
-            "-" if point.dev_loss is None else f"{point.dev_loss:.3f}",
-            "-" if point.bleu is None else f"{point.bleu:.1f}",
-            str(point.config.num_encoder_layers),
-            str(point.config.num_decoder_layers),
-        )
-    Console().print(shown)

@@ -1,0 +1,74 @@
+"""The command `dynhat` itself: its root, how any command ends in an error, and the options that several share."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from typer.core import TyperGroup
+
+from dynhat_runtime import __version__
+from dynhat_runtime.errors import DynhatError
+
+INTERRUPTED = 130
+"""Exit status after Ctrl-C, as shells have it."""
+
+
+class _Commands(TyperGroup):
+    """All commands; an error of ours ends any of them with one line and its exit status."""
+
+    def invoke(self, ctx: Any) -> Any:
+        """Run the command."""
+        try:
+            return super().invoke(ctx)
+        except DynhatError as error:
+            typer.echo(f"dynhat: error: {error}", err=True)
+            raise typer.Exit(error.exit_code) from None
+        except KeyboardInterrupt:
+            raise typer.Exit(INTERRUPTED) from None
+
+
+app = typer.Typer(
+    name="dynhat",
+    cls=_Commands,
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+)
+
+
+BundleOption = Annotated[Path | None, typer.Option(help="Bundle folder; without it the shipped one.")]
+TableOption = Annotated[
+    Path | None, typer.Option(help="Operating point table file; without it the bundle's best match.")
+]
+JsonOption = Annotated[bool, typer.Option("--json", help="Answer in JSON.")]
+
+
+def _print_version(is_asked: bool) -> None:
+    """Answer --version."""
+    if is_asked:
+        typer.echo(f"dynhat {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _root(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Show the version.")
+    ] = False,
+) -> None:
+    """Translation on the device, as good as its resources allow within a latency budget."""
+
+
+# --- run time ---
+
+
+def bundle_path(bundle: Path | None) -> Path:
+    """The bundle's folder: the one asked for, or the shipped one."""
+    if bundle is not None:
+        return bundle
+    from dynhat_runtime.model.checkpoint import shipped_bundle_path
+
+    return shipped_bundle_path()

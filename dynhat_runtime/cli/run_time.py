@@ -1,0 +1,196 @@
+"""Commands of the run time: serve, ask the daemon, list points, translate.
+
+Imports nothing heavy until a command needs it, so that help and a refused option come at once.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, BinaryIO
+
+import typer
+
+from dynhat_runtime.cli.root import BundleOption, JsonOption, TableOption, app, bundle_path
+from dynhat_runtime.errors import RequestError
+
+if TYPE_CHECKING:
+    from dynhat_runtime.operating_point import OperatingPointTable
+    from dynhat_runtime.service.ports import EnginePort
+    from dynhat_runtime.service.schemas import PointDescription
+
+STOP_S = 5.0
+"""What `translate` gives the engine to stop."""
+
+QUEUE_LIMIT_SENTENCES = 65536
+"""`translate` puts in one line at a time: only a monstrous line would not fit."""
+
+
+@app.command()
+def serve(
+    host: Annotated[str | None, typer.Option(help="Address to listen on (127.0.0.1).")] = None,
+    port: Annotated[
+        int | None, typer.Option(help="TCP port to listen on (5000), 0 for any free one.")
+    ] = None,
+    bundle: BundleOption = None,
+    table: TableOption = None,
+    latency_budget_ms: Annotated[
+        float | None, typer.Option(help="Time one sentence may take, in ms; without it the table's default.")
+    ] = None,
+    config: Annotated[
+        Path | None, typer.Option(help="TOML file with settings; without it the one DYNHAT_CONFIG names.")
+    ] = None,
+    log_level: Annotated[str | None, typer.Option(help="debug, info, warning or error (info).")] = None,
+) -> None:
+    """Run the translation daemon until it is told to stop.
+
+    Settings also come from variables DYNHAT_... and from a TOML file; the command line wins.
+
+    \b
+    Example:
+      dynhat serve --port 5000 --latency-budget-ms 40
+      curl -H 'Content-Type: application/json' \\
+        -d '{"q": "Good morning.", "source": "en", "target": "de"}' localhost:5000/translate
+    """
+    from dynhat_runtime.settings import load_settings
+
+    command_line = {
+        "host": host,
+        "port": port,
+        "bundle": bundle,
+        "table": table,
+        "latency_budget_ms": latency_budget_ms,
+        "log_level": log_level,
+    }
+    settings = load_settings(config, command_line)
+    from dynhat_runtime.daemon import run
+
+    raise typer.Exit(run(settings))
+
+
+@app.command()
+def status(
+    url: Annotated[str, typer.Option(help="Where the daemon listens.")] = "http://127.0.0.1:5000",
+    as_json: JsonOption = False,
+) -> None:
+    """Ask the running daemon for its operating point, and why it is that one.
+
+    \b
+    Example:
+      dynhat status --url http://127.0.0.1:5000
+    """
+    from dynhat_runtime.daemon_client import ask_status, describe_status
+
+    answer = ask_status(url)
+    if as_json:
+        typer.echo(json.dumps(answer, indent=1))
+        return
+    for line in describe_status(answer):
+        typer.echo(line)
+
+
+@app.command()
+def points(bundle: BundleOption = None, table: TableOption = None, as_json: JsonOption = False) -> None:
+    """List the operating points, fastest first.
+
+    \b
+    Example:
+      dynhat points
+      dynhat points --json | python3 -m json.tool
+    """
+    from dynhat_runtime.service.schemas import PointDescription
+
+    found = _load_table(bundle, table)
+    described = [PointDescription.of(point, found) for point in found]
+    if as_json:
+        typer.echo(json.dumps([point.model_dump(mode="json") for point in described], indent=1))
+    else:
+        _print_points(described, found)
+
+
+@app.command()
+def translate(
+    bundle: BundleOption = None,
+    point: Annotated[str | None, typer.Option(help="Operating point id; without it the best one.")] = None,
+    beam: Annotated[int, typer.Option(min=1, max=16, help="Hypotheses kept per sentence.")] = 4,
+) -> None:
+    """Translate standard input to standard output, line by line, with one fixed operating point.
+
+    \b
+    Example:
+      echo 'Good morning.' | dynhat translate --beam 4
+    """
+    from dynhat_runtime.engine import TranslationEngine
+    from dynhat_runtime.model.checkpoint import Bundle
+
+    opened = Bundle.open(bundle_path(bundle))
+    table = _only_point(opened.table(None), point)
+    engine = TranslationEngine.load(
+        opened, table, beam_size=beam, queue_limit_sentences=QUEUE_LIMIT_SENTENCES
+    )
+    engine.start()
+    try:
+        for translated in translate_lines(engine, sys.stdin.buffer):
+            sys.stdout.buffer.write(f"{translated}\n".encode())
+            sys.stdout.buffer.flush()
+    finally:
+        engine.stop(STOP_S)
+
+
+def translate_lines(engine: EnginePort, lines: BinaryIO | Iterable[bytes]) -> Iterator[str]:
+    """Each line's translation as soon as it is there; a blank line stays an empty one.
+
+    Raises:
+        RequestError: A line is not UTF-8.
+    """
+    for number, raw in enumerate(lines, start=1):
+        try:
+            line = raw.decode("utf-8").strip()
+        except UnicodeDecodeError:
+            raise RequestError(f"line {number} is not UTF-8: convert it first, with iconv", "stdin") from None
+        yield " ".join(engine.submit([line]).result()[0].text.splitlines()) if line else ""
+
+
+def _load_table(bundle: Path | None, table: Path | None) -> OperatingPointTable:
+    """The table asked for; a bundle is opened only when it has to say which."""
+    from dynhat_runtime.operating_point import OperatingPointTable
+
+    if table is not None and bundle is None:
+        return OperatingPointTable.load(table)
+    from dynhat_runtime.model.checkpoint import Bundle
+
+    return Bundle.open(bundle_path(bundle)).table(table)
+
+
+def _only_point(table: OperatingPointTable, point_id: str | None) -> OperatingPointTable:
+    """`table` with one point: the one asked for, or the best.
+
+    Raises:
+        UnknownOperatingPointError: Listing the ids there are.
+    """
+    point = table.best if point_id is None else table[point_id]
+    return table.model_copy(update={"points": (point,)})
+
+
+def _print_points(described: list[PointDescription], table: OperatingPointTable) -> None:
+    """A table for people."""
+    from rich.console import Console
+    from rich.table import Table
+
+    shown = Table(title=f"{table.device.name}, {table.device.precision}, beam {table.device.beam_size}")
+    shown.add_column("point", no_wrap=True, min_width=max(len(point.id) for point in described))
+    for heading in ("latency ms", "parameters M", "dev loss", "BLEU", "encoder layers", "decoder layers"):
+        shown.add_column(heading, justify="right")
+    for point in described:
+        shown.add_row(
+            point.id,
+            f"{point.latency_ms:.1f}",
+            f"{point.num_parameters / 1e6:.1f}",
+            "-" if point.dev_loss is None else f"{point.dev_loss:.3f}",
+            "-" if point.bleu is None else f"{point.bleu:.1f}",
+            str(point.config.num_encoder_layers),
+            str(point.config.num_decoder_layers),
+        )
+    Console().print(shown)
