@@ -10,7 +10,7 @@ Source: HAT (Wang et al., ACL 2020) and the Dynamic-HAT paper, section IV-A-d. H
 from __future__ import annotations
 
 import random
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from statistics import fmean
 from typing import Annotated, NamedTuple
 
@@ -300,7 +300,7 @@ class DesignSpace(BaseModel):
         """Redraw each gene entry with `probability`."""
         gene = [
             rng.choice(slot.choices) if rng.random() < probability else value
-            for slot, value in zip(self._slots(), self.gene(config), strict=True)
+            for slot, value in zip(self.gene_slots(), self.gene(config), strict=True)
         ]
         return self.config_from_gene(gene)
 
@@ -343,7 +343,7 @@ class DesignSpace(BaseModel):
         Raises:
             DesignSpaceError: The length is wrong, or an entry is not one of its position's choices.
         """
-        slots = tuple(self._slots())
+        slots = self.gene_slots()
         if len(gene) != len(slots):
             raise DesignSpaceError(
                 f"gene has {len(gene)} entries; design space {self.name!r} needs {len(slots)}"
@@ -368,7 +368,7 @@ class DesignSpace(BaseModel):
             cross_attention_spans=tuple(values["cross_attention_span"][:num_decoder]),
         )
 
-    def _slots(self) -> Iterator[GeneSlot]:
+    def gene_slots(self) -> tuple[GeneSlot, ...]:
         """The gene's positions in order."""
         encoder_depth, decoder_depth = self.max_encoder_layers, self.max_decoder_layers
         blocks = (
@@ -383,12 +383,11 @@ class DesignSpace(BaseModel):
             ("cross_attention_heads", decoder_depth),
             ("cross_attention_span", decoder_depth),
         )
-        for field, depth in blocks:
-            choices = getattr(self, field)
-            if depth is None:
-                yield GeneSlot(field, None, choices)
-            else:
-                yield from (GeneSlot(field, layer, choices) for layer in range(depth))
+        return tuple(
+            GeneSlot(field, layer, getattr(self, field))
+            for field, depth in blocks
+            for layer in ((None,) if depth is None else range(depth))
+        )
 
 
 def _hat_space(

@@ -176,6 +176,70 @@ def profile(
 
 
 @app.command()
+def search(
+    predictor: Annotated[Path, typer.Option(help="Latency predictor of the device to be served.")],
+    dev: Annotated[Path, typer.Option(help="Dev set (.tsv.gz) that losses are measured on.")],
+    run_dir: Annotated[Path, typer.Option(help="Folder of this search; it is resumed if it exists.")],
+    bundle: BundleOption = None,
+    method: Annotated[
+        str, typer.Option(help="pareto: the whole front. hat: HAT's, one constraint. random: to compare.")
+    ] = "pareto",
+    latency_constraint_ms: Annotated[
+        float | None, typer.Option(help="Most predicted latency; hat needs one.")
+    ] = None,
+    evaluations: Annotated[
+        int | None, typer.Option(min=1, help="Architectures to evaluate; without it HAT's 3,025.")
+    ] = None,
+    seed: Annotated[int, typer.Option(help="The same seed gives the same result.")] = 1,
+    num_processes: Annotated[int, typer.Option(min=1, help="Processes on this machine.")] = 1,
+    subset_sentences: Annotated[
+        int, typer.Option(min=1, help="Sentences of the dev set for all but the best.")
+    ] = 256,
+    settings: Annotated[Path | None, typer.Option(help="HAT's search file (.yml), for --method hat.")] = None,
+    front_size: Annotated[int | None, typer.Option(min=1, help="Most points of the front.")] = None,
+    ladder_seeds: Annotated[
+        bool, typer.Option(help="pareto: begin with every depth's smallest and largest.")
+    ] = True,
+    device: Annotated[str | None, typer.Option(help="Device of the predictor; without it this one.")] = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Search the front of quality against predicted latency. Ctrl-C keeps what was measured.
+
+    \b
+    Example:
+      dynhat search --predictor nano.json --dev DEV.tsv.gz --run-dir runs/search --num-processes 2
+      torchrun --nproc-per-node 2 -m dynhat_runtime search --predictor nano.json --dev DEV.tsv.gz --run-dir runs/search
+    """
+    _need_offline()
+    from dynhat_runtime.offline.search_command import SearchRequest, search_bundle, table_lines
+
+    result = search_bundle(
+        SearchRequest(
+            bundle=bundle_path(bundle),
+            predictor=predictor,
+            dev=dev,
+            run_dir=run_dir,
+            method=method,
+            latency_constraint_ms=latency_constraint_ms,
+            num_evaluations=evaluations,
+            seed=seed,
+            num_processes=num_processes,
+            num_subset_sentences=subset_sentences,
+            settings=settings,
+            front_size=front_size,
+            has_ladder_seeds=ladder_seeds,
+            device=device,
+        )
+    )
+    if result is None:
+        return  # the first process of torchrun tells
+    if as_json:
+        typer.echo(result.model_dump_json(indent=1, exclude={"evaluated"}))
+    else:
+        typer.echo("\n".join(table_lines(result)))
+
+
+@app.command()
 def evaluate(
     test: Annotated[Path, typer.Option(help="Test set: gzipped TSV, source, tab, reference.")],
     bundle: BundleOption = None,
