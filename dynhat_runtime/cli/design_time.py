@@ -213,24 +213,23 @@ def search(
     _need_offline()
     from dynhat_runtime.offline.search_command import SearchRequest, search_bundle, table_lines
 
-    result = search_bundle(
-        SearchRequest(
-            bundle=bundle_path(bundle),
-            predictor=predictor,
-            dev=dev,
-            run_dir=run_dir,
-            method=method,
-            latency_constraint_ms=latency_constraint_ms,
-            num_evaluations=evaluations,
-            seed=seed,
-            num_processes=num_processes,
-            num_subset_sentences=subset_sentences,
-            settings=settings,
-            front_size=front_size,
-            has_ladder_seeds=ladder_seeds,
-            device=device,
-        )
+    request = SearchRequest(
+        bundle=bundle_path(bundle),
+        predictor=predictor,
+        dev=dev,
+        run_dir=run_dir,
+        method=method,
+        latency_constraint_ms=latency_constraint_ms,
+        num_evaluations=evaluations,
+        seed=seed,
+        num_processes=num_processes,
+        num_subset_sentences=subset_sentences,
+        settings=settings,
+        front_size=front_size,
+        has_ladder_seeds=ladder_seeds,
+        device=device,
     )
+    result = search_bundle(request)
     if result is None:
         return  # the first process of torchrun tells
     if as_json:

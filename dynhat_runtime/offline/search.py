@@ -124,13 +124,8 @@ def search(
     """Run a search to its end, or until SIGINT / SIGTERM; either way what was measured is kept.
 
     Args:
-        bundle: Whose SubTransformers are searched.
-        predictor: Says how long each takes on the device.
-        predictor_sha256: Of its file.
-        device: The device that the front is for.
-        dev: Gzipped TSV.
+        device: The device that the front is for; `predictor_sha256`: of the predictor's file; `dev`: gzipped TSV.
         run_dir: Folder of this run; an interrupted run continues there.
-        options: What to search.
 
     Returns:
         The result, also written to `search.json`; None in processes of `torchrun` other than the first.
@@ -144,29 +139,18 @@ def search(
         raise SearchError("HAT's search needs a latency constraint: give --latency-constraint-ms")
     began = time.perf_counter()
     task = LossTask.of_bundle(bundle, dev, options.num_subset_sentences)
+    identity = _identity(bundle, dev, predictor_sha256)
     reporter = _Reporter(options.num_evaluations)
     evaluator = LossEvaluator(task, None, options.num_processes, reporter.heard)
     with _sigterm_as_ctrl_c(), evaluator, process_group(torch.device("cpu")) as (rank, _):
         if rank > 0:
             evaluator.serve()
             return None
-        try:
-            identity = {
-                "weights_sha256": bundle.weights_sha256,
-                "dev_sha256": hashlib.sha256(dev.read_bytes()).hexdigest(),
-                "predictor_sha256": predictor_sha256,
-            }
+        with evaluator.releasing():
             evaluator.cache = open_run_folder(run_dir, identity)
             ledger = LossLedger(evaluator)
             with reporter.showing(evaluator.cache):
                 findings = find(bundle.design_space, ledger, predictor, options)
-            evaluator.release()
-        except Exception:
-            evaluator.release()
-            raise
-    front = pareto_front(findings.promoted)
-    if options.method == "hat":
-        front = [min(findings.promoted, key=lambda one: one.loss)]
     space = bundle.design_space
     result = SearchResult(
         method=options.method,
@@ -182,14 +166,19 @@ def search(
         num_full_evaluations=ledger.num_measured["all"],
         evaluation_s=round(sum(ledger.seconds.values()), 3),
         elapsed_s=round(time.perf_counter() - began, 3),
-        front=tuple(map(FrontPoint.of, thinned(front, options.front_size or len(front)))),
-        evaluated=tuple(
-            EvaluatedRow(gene=space.gene(one.config), predicted_ms=one.predicted_ms, subset_loss=one.loss)
-            for one in findings.evaluated
-        ),
+        front=tuple(map(FrontPoint.of, final_front(findings, options))),
+        evaluated=tuple(EvaluatedRow.of(one, space) for one in findings.evaluated),
     )
     result.save(run_dir / RESULT)
     return result
+
+
+def final_front(findings: ParetoFindings, options: SearchOptions) -> list[Candidate]:
+    """What the method returns: by HAT's the one of least loss, by the others the front, thinned if asked for."""
+    if options.method == "hat":
+        return [min(findings.promoted, key=lambda one: one.loss)]
+    front = pareto_front(findings.promoted)
+    return front if options.front_size is None else thinned(front, options.front_size)
 
 
 def find(
@@ -214,6 +203,15 @@ def find(
         )
         best = to_promote(evaluated, options.pareto.num_promoted)
     return ParetoFindings(evaluated, measured([one.config for one in best], losses, predictor, "all"))
+
+
+def _identity(bundle: Bundle, dev: Path, predictor_sha256: str) -> dict[str, str]:
+    """What every loss and latency of a run folder belongs to."""
+    return {
+        "weights_sha256": bundle.weights_sha256,
+        "dev_sha256": hashlib.sha256(dev.read_bytes()).hexdigest(),
+        "predictor_sha256": predictor_sha256,
+    }
 
 
 def open_run_folder(run_dir: Path, identity: dict[str, str]) -> LossCache:

@@ -7,6 +7,7 @@ round. Knows no search method.
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import multiprocessing
@@ -155,8 +156,20 @@ class LossEvaluator:
             configs, rung = handed
             _gather(list(self._locally(_share(configs), rung)))
 
-    def release(self) -> None:
-        """Tell those that serve that nothing more comes."""
+    @contextlib.contextmanager
+    def releasing(self) -> Iterator[None]:
+        """Tell those that serve, at the end of the context, that nothing more comes.
+
+        An interruption reaches every process by itself.
+        """
+        try:
+            yield
+        except Exception:
+            self._release()
+            raise
+        self._release()
+
+    def _release(self) -> None:
         if _world_size() > 1:
             _broadcast(None)
 

@@ -53,6 +53,15 @@ class EvaluatedRow(BaseModel):
     subset_loss: Loss
     """Nats per target token, on the subset of the dev set."""
 
+    @classmethod
+    def of(cls, candidate: Candidate, space: DesignSpace) -> EvaluatedRow:
+        """A candidate whose loss was measured on the subset."""
+        return cls(
+            gene=space.gene(candidate.config),
+            predicted_ms=candidate.predicted_ms,
+            subset_loss=candidate.loss,
+        )
+
 
 class SearchResult(BaseModel):
     """One search's findings with everything that decided them."""
