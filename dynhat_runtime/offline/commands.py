@@ -188,7 +188,11 @@ def _quality(
         translations = _translate_with(translator, super_transformer, point, test_pairs, search, console)
         scores = _scores(translations, test_pairs, test)
         quality = replace(
-            quality, bleu=scores.bleu, bleu_signature=f"{scores.bleu_signature}|beam:{search.beam_size}"
+            quality,
+            bleu=scores.bleu,
+            bleu_signature=f"{scores.bleu_signature}|beam:{search.beam_size}",
+            chrf=scores.chrf,
+            chrf_signature=f"{scores.chrf_signature}|beam:{search.beam_size}",
         )
     return quality
 

@@ -17,7 +17,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from datetime import datetime, timezone
 from pathlib import Path
 from typing import Annotated, NamedTuple, TypeVar
@@ -110,6 +110,13 @@ class PointQuality:
     dev_loss: float | None = None
     bleu: float | None = None
     bleu_signature: str | None = None
+    chrf: float | None = None
+    chrf_signature: str | None = None
+
+    @classmethod
+    def of(cls, point: OperatingPoint) -> PointQuality:
+        """What a table says of a point."""
+        return cls(point.dev_loss, point.bleu, point.bleu_signature, point.chrf, point.chrf_signature)
 
 
 @dataclass(frozen=True, slots=True)
@@ -154,10 +161,7 @@ def points_from_file(path: Path, space: DesignSpace) -> list[PointToMeasure]:
 
 def points_of_table(table: OperatingPointTable) -> list[PointToMeasure]:
     """The points of a table measured elsewhere, with their quality."""
-    return [
-        PointToMeasure(point.id, point.config, PointQuality(point.dev_loss, point.bleu, point.bleu_signature))
-        for point in table
-    ]
+    return [PointToMeasure(point.id, point.config, PointQuality.of(point)) for point in table]
 
 
 def profile_points(
@@ -189,6 +193,23 @@ def profile_points(
         move_threads_to(cpus)
         torch.set_num_threads(num_threads)
     return _table(bundle, super_transformer.spec.design_space, points, rows, options)
+
+
+def reference_latencies(
+    super_transformer: SuperTransformer,
+    points: Sequence[PointToMeasure],
+    options: ProfileOptions,
+    console: Console,
+) -> dict[str, LatencyMeasurement]:
+    """Every point's latency at the reference length on the whole device, alone: enough to choose among many."""
+    subs = {point.id: super_transformer.extract(point.config) for point in points}
+    num_threads = torch.get_num_threads()
+    try:
+        use_decoding_threads()
+        place = _Place(len(os.sched_getaffinity(0)), 0, REFERENCE_LENGTH)
+        return _measure_in_turns(subs, place, options, console)
+    finally:
+        torch.set_num_threads(num_threads)
 
 
 @contextlib.contextmanager
@@ -357,9 +378,7 @@ def _table(
                 config=point.config,
                 num_parameters=space.num_parameters(point.config),
                 latencies=tuple(rows[point.id]),
-                dev_loss=point.quality.dev_loss,
-                bleu=point.quality.bleu,
-                bleu_signature=point.quality.bleu_signature,
+                **asdict(point.quality),
             )
             for point in ordered
         ),
