@@ -16,9 +16,10 @@ from dynhat_runtime.design_space import SubTransformerConfig
 from dynhat_runtime.errors import DynhatError, SettingsError
 from dynhat_runtime.model.checkpoint import Bundle
 from dynhat_runtime.model.super_transformer import SuperTransformer
-from dynhat_runtime.offline import export_points
+from dynhat_runtime.offline import export_points, point_scorer
 from dynhat_runtime.offline.export_points import ExportOptions, PointExporter
 from dynhat_runtime.offline.figure_cache import FigureCache
+from dynhat_runtime.offline.point_scorer import PointScorer
 from dynhat_runtime.offline.point_selection import Candidate
 from dynhat_runtime.offline.profile import PointToMeasure, ProfileOptions
 from dynhat_runtime.operating_point import LatencyMeasurement, OperatingPointTable
@@ -46,7 +47,8 @@ def exporter(
 ) -> PointExporter:
     """An exporter with few runs; its cache stays in `tmp_path`."""
     cache = FigureCache(tmp_path / "figures.jsonl")
-    return PointExporter(bundle, dev, test, ExportOptions(profile=PROFILE, **options), cache, QUIET)
+    scorer = PointScorer(bundle, dev, test, beam_size=PROFILE.beam_size, cache=cache, console=QUIET)
+    return PointExporter(bundle, scorer, ExportOptions(profile=PROFILE, **options), QUIET)
 
 
 @pytest.fixture
@@ -73,7 +75,7 @@ def told(monkeypatch: pytest.MonkeyPatch) -> list[SubTransformerConfig]:
         ordered = sorted(told, key=lambda point: point.latencies[0].total_ms)
         return table.model_copy(update={"points": tuple(ordered)})
 
-    monkeypatch.setattr(export_points, "dev_loss", loss)
+    monkeypatch.setattr(point_scorer, "dev_loss", loss)
     monkeypatch.setattr(export_points, "reference_latencies", latencies)
     monkeypatch.setattr(export_points, "profile_points", profiled)
     return measured

@@ -12,19 +12,13 @@ import csv
 import io
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from pathlib import Path
 
 from rich.console import Console
 from rich.progress import track
 
-from dynhat_runtime.decoding.beam_search import BeamOptions
-from dynhat_runtime.decoding.translator import Translator
-from dynhat_runtime.design_space import SubTransformerConfig
 from dynhat_runtime.errors import SettingsError
 from dynhat_runtime.model.checkpoint import Bundle
-from dynhat_runtime.model.super_transformer import SuperTransformer
-from dynhat_runtime.offline.evaluate import dev_loss, load_pairs, score, translate_all
-from dynhat_runtime.offline.figure_cache import FigureCache, Figures, file_sha256
+from dynhat_runtime.offline.point_scorer import PointScorer
 from dynhat_runtime.offline.point_selection import Candidate, non_dominated, spread, thin, with_ids
 from dynhat_runtime.offline.profile import (
     PointQuality,
@@ -56,31 +50,11 @@ class ExportedPoints:
 
 
 class PointExporter:
-    """Measures candidates of one bundle with one dev and one test set."""
+    """Chooses among candidates of one bundle."""
 
-    def __init__(
-        self,
-        bundle: Bundle,
-        dev: Path,
-        test: Path | None,
-        options: ExportOptions,
-        cache: FigureCache,
-        console: Console,
-    ) -> None:
-        """Read text and weights.
-
-        Raises:
-            DynhatError: A file that cannot be used.
-        """
-        self._bundle, self._options, self._cache, self._console = bundle, options, cache, console
-        self._dev, self._dev_pairs = dev, load_pairs(dev)
-        self._test, self._test_pairs = test, None if test is None else load_pairs(test)
-        self._hashes = {path: file_sha256(path) for path in (dev, test) if path is not None}
+    def __init__(self, bundle: Bundle, scorer: PointScorer, options: ExportOptions, console: Console) -> None:
+        self._bundle, self._scorer, self._options, self._console = bundle, scorer, options, console
         self._space = bundle.design_space
-        # Losses are computed many sentences at a time, decoding row by row: each has its own layout.
-        self._trained: SuperTransformer = bundle.super_transformer()
-        self._decoding = self._trained.laid_out_for_decoding()
-        self._translator = Translator.of_bundle(bundle)
 
     def export(self, candidates: Sequence[Candidate]) -> ExportedPoints:
         """Choose and measure operating points; the module's docstring numbers the steps.
@@ -104,12 +78,12 @@ class PointExporter:
         """Candidates with dev loss and reference latency."""
         is_hidden = not self._console.is_terminal
         shown = track(chosen, "dev loss of the candidates", console=self._console, disable=is_hidden)
-        losses = [self._dev_loss(candidate.config) for candidate in shown]
+        losses = [self._scorer.dev_loss(candidate.config) for candidate in shown]
         points = [
             PointToMeasure(str(number), candidate.config, PointQuality())
             for number, candidate in enumerate(chosen)
         ]
-        rows = reference_latencies(self._decoding, points, self._options.profile, self._console)
+        rows = reference_latencies(self._scorer.decoding, points, self._options.profile, self._console)
         return [
             replace(candidate, dev_loss=loss, latency_ms=rows[str(number)].total_ms)
             for number, (candidate, loss) in enumerate(zip(chosen, losses, strict=True))
@@ -119,10 +93,12 @@ class PointExporter:
         """The table of these candidates, scored and measured in full."""
         ids = with_ids([(candidate.id, candidate.config) for candidate in kept])
         points = [
-            PointToMeasure(point_id, candidate.config, self._quality(point_id, candidate))
+            PointToMeasure(point_id, candidate.config, self._scorer.quality(candidate.config, point_id))
             for point_id, candidate in zip(ids, kept, strict=True)
         ]
-        return profile_points(self._bundle, self._decoding, points, self._options.profile, self._console)
+        return profile_points(
+            self._bundle, self._scorer.decoding, points, self._options.profile, self._console
+        )
 
     def _without_dominated(self, table: OperatingPointTable) -> OperatingPointTable:
         """The table without points that its own figures show to be dominated."""
@@ -130,53 +106,6 @@ class PointExporter:
             table.points, lambda point: (table.reference_latency_ms(point), point.dev_loss or 0.0)
         )
         return table.model_copy(update={"points": tuple(front)})
-
-    def _quality(self, point_id: str, candidate: Candidate) -> PointQuality:
-        """Dev loss as measured, and the scores on the test set if there is one."""
-        if self._test is None or self._test_pairs is None:
-            return PointQuality(dev_loss=candidate.dev_loss)
-        scores = self._scores(point_id, candidate.config, self._test)
-        return PointQuality(
-            dev_loss=candidate.dev_loss,
-            bleu=float(scores["bleu"] or 0),
-            bleu_signature=str(scores["bleu_signature"]),
-            chrf=float(scores["chrf"] or 0),
-            chrf_signature=str(scores["chrf_signature"]),
-        )
-
-    def _dev_loss(self, config: SubTransformerConfig) -> float:
-        def measure() -> Figures:
-            return {"dev_loss": dev_loss(self._trained, config, self._translator.tokenizer, self._dev_pairs)}
-
-        return float(self._cache.get(self._key(config, self._dev), measure)["dev_loss"] or 0)
-
-    def _scores(self, point_id: str, config: SubTransformerConfig, test: Path) -> Figures:
-        pairs = self._test_pairs or []
-        search = BeamOptions(
-            beam_size=self._options.profile.beam_size, length_penalty=self._bundle.manifest.length_penalty
-        )
-
-        def measure() -> Figures:
-            self._console.print(f"translating {len(pairs)} sentences with {point_id}")
-            sources, references = [source for source, _ in pairs], [target for _, target in pairs]
-            translations = translate_all(self._translator, self._decoding.extract(config), sources, search)
-            found = score(translations, references, test.name.split(".")[0])
-            return {
-                "bleu": found.bleu,
-                "bleu_signature": f"{found.bleu_signature}|beam:{search.beam_size}",
-                "chrf": found.chrf,
-                "chrf_signature": f"{found.chrf_signature}|beam:{search.beam_size}",
-            }
-
-        key = {**self._key(config, test), "beam": search.beam_size, "length_penalty": search.length_penalty}
-        return self._cache.get(key, measure)
-
-    def _key(self, config: SubTransformerConfig, text: Path) -> dict[str, object]:
-        return {
-            "weights_sha256": self._bundle.weights_sha256,
-            "gene": self._space.gene(config),
-            "text_sha256": self._hashes[text],
-        }
 
     def _fates(
         self,
