@@ -12,7 +12,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from dynhat_runtime.design_space import DesignSpace, SubTransformerConfig, preset
+from dynhat_runtime.design_space import DesignSpace, SubTransformerConfig
+from dynhat_runtime.design_space_presets import preset
 from dynhat_runtime.errors import BundleError, DesignSpaceError
 from dynhat_runtime.model.sub_transformer import SubTransformer
 from dynhat_runtime.model.super_transformer import (

@@ -7,12 +7,15 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from dynhat_runtime.cli.root import BundleOption, JsonOption, app, bundle_path
 from dynhat_runtime.errors import SettingsError
+
+if TYPE_CHECKING:
+    from dynhat_runtime.offline.reduce_space import Reduction
 
 DataDirOption = Annotated[Path, typer.Option(help="Folder below which the recipe's text files lie.")]
 RunDirOption = Annotated[Path, typer.Option(help="Folder of this training run; it is resumed if it exists.")]
@@ -213,6 +216,83 @@ def evaluate(
             typer.echo(rows[0][signature])
 
 
+@app.command("reduce-space")
+def reduce_space(
+    points_file: Annotated[
+        Path,
+        typer.Argument(
+            metavar="POINTS.json",
+            help="Searched or published points, a table of operating points, or a search's result.",
+        ),
+    ],
+    device: Annotated[
+        str | None, typer.Option(help="Only this device's points, such as jetson-nano-gpu.")
+    ] = None,
+    space: Annotated[
+        str | None,
+        typer.Option(
+            help="Original space, a preset or HAT's YAML file; without it the file's, or the paper's."
+        ),
+    ] = None,
+    name: Annotated[str | None, typer.Option(help="Of the reduced space.")] = None,
+    recipe: Annotated[
+        Path | None, typer.Option(help="Training recipe: write it with the reduced space to --out.")
+    ] = None,
+    out: Annotated[
+        Path | None, typer.Option(help="New file: the reduced space in JSON, with --recipe a recipe in TOML.")
+    ] = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Reduce the design space to the choices that a device's searched points use (the paper's step 5).
+
+    \b
+    Example:
+      dynhat reduce-space operating_points/wmt14-en-de/paper_points.json --device jetson-nano-gpu
+      dynhat reduce-space operating_points/en-de/tables/amd-epyc-2-cpus.json \\
+        --recipe recipes/en-de.toml --out reduced.toml
+      dynhat train reduced.toml --data-dir data --run-dir runs/reduced
+    """
+    _need_offline()
+    from dynhat_runtime.offline.commands import reduce_design_space
+
+    reduction = reduce_design_space(
+        points_file, device=device, space=space, name=name, recipe=recipe, out=out
+    )
+    if as_json:
+        typer.echo(json.dumps(reduction.as_json(), indent=1))
+    else:
+        _print_reduction(reduction)
+    if out is not None:
+        typer.echo(f"wrote {out}" + ("; train it with 'dynhat train'" if recipe else ""), err=True)
+
+
+def _print_reduction(reduction: Reduction) -> None:
+    """A table for people, and the counts."""
+    from rich.console import Console
+    from rich.table import Table
+
+    from dynhat_runtime.offline.reduce_space import table_rows
+
+    shown = Table(title=reduction.reduced.name)
+    for heading in ("dimension", "choice", "used", ""):
+        shown.add_column(heading, justify="right" if heading in ("choice", "used") else "left", no_wrap=True)
+    before = None
+    for dimension, *cells in table_rows(reduction):
+        shown.add_row("" if dimension == before else dimension, *cells)
+        before = dimension
+    Console().print(shown)
+    deciding = reduction.deciding
+    typer.echo(
+        f"{len(deciding.points)} points ({deciding.rule}"
+        + (f" of {deciding.device}" if deciding.device else "")
+        + f"); {deciding.num_left_out} others of the device left out; every layer counts once"
+    )
+    for when, space in (("before", reduction.original), ("after", reduction.reduced)):
+        number = space.num_configurations()
+        mantissa, exponent = f"{number:.1e}".split("e")
+        typer.echo(f"configurations {when}: {number} ({mantissa}e{int(exponent)}) in {space.name}")
+
+
 @app.command("export-ctranslate2")
 def export_ctranslate2(
     point: Annotated[str, typer.Argument(help="Operating point to convert.")],
@@ -240,6 +320,8 @@ def _need_offline() -> None:
     """
     from importlib.util import find_spec
 
-    missing = [name for name in ("sacrebleu", "matplotlib", "yaml", "pymoo") if find_spec(name) is None]
+    missing = [
+        name for name in ("sacrebleu", "matplotlib", "yaml", "pymoo", "tomli_w") if find_spec(name) is None
+    ]
     if missing:
         raise SettingsError(f"{missing[0]} is not installed: pip install 'dynhat-runtime[offline]'")

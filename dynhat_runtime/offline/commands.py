@@ -12,8 +12,9 @@ from rich.progress import Progress
 
 from dynhat_runtime.decoding.beam_search import BeamOptions
 from dynhat_runtime.decoding.translator import Translator
-from dynhat_runtime.design_space import DesignSpace, preset
-from dynhat_runtime.errors import SettingsError
+from dynhat_runtime.design_space import DesignSpace
+from dynhat_runtime.design_space_presets import preset
+from dynhat_runtime.errors import DesignSpaceError, SettingsError
 from dynhat_runtime.model.checkpoint import PAPER_POINTS, Bundle, shipped_bundle_path
 from dynhat_runtime.model.super_transformer import SuperTransformer
 from dynhat_runtime.offline.data import Pair
@@ -35,6 +36,16 @@ from dynhat_runtime.offline.profile import (
     points_of_table,
     profile_points,
 )
+from dynhat_runtime.offline.recipe import Recipe
+from dynhat_runtime.offline.reduce_space import (
+    DEFAULT_SPACE,
+    Reduction,
+    deciding_points,
+    recipe_with_space,
+    reduce_space,
+    write_new,
+)
+from dynhat_runtime.offline.searched_points import read_searched_points
 
 FEW_RUNS = ProfileOptions(num_runs=5, num_warmup_runs=1)
 """Enough to serve with; measure again with more."""
@@ -136,6 +147,58 @@ def design_space_called(name: str) -> DesignSpace:
         DynhatError: No such preset, or the file is not HAT's.
     """
     return space_from_hat_yaml(Path(name)) if Path(name).suffix in YAML_ENDINGS else preset(name)
+
+
+def reduce_design_space(
+    points_file: Path,
+    *,
+    device: str | None,
+    space: str | None,
+    name: str | None,
+    recipe: Path | None,
+    out: Path | None,
+) -> Reduction:
+    """Reduce the design space to what a file's points use; write it, or the recipe with it.
+
+    Raises:
+        DynhatError: What is wrong with the points, the device, the space, the recipe or the file to write.
+    """
+    if recipe is not None and out is None:
+        raise SettingsError(f"--recipe {recipe} needs a file to write: give --out NEW.toml")
+    searched = read_searched_points(points_file)
+    original = _original_space(points_file, searched.design_space, space, recipe)
+    reduction = reduce_space(original, deciding_points(searched, original, device), name)
+    if out is not None:
+        reduced = reduction.reduced
+        write_new(
+            out,
+            reduced.model_dump_json(indent=1) + "\n"
+            if recipe is None
+            else recipe_with_space(recipe, reduced),
+        )
+    return reduction
+
+
+def _original_space(
+    points_file: Path, named_by_file: str | None, asked_for: str | None, recipe: Path | None
+) -> DesignSpace:
+    """The space asked for; else the one the file names, which the recipe may hold; else the paper's.
+
+    Raises:
+        DynhatError: No such space, or a file that holds none.
+    """
+    if asked_for is not None:
+        return design_space_called(asked_for)
+    if named_by_file is None:
+        return preset(DEFAULT_SPACE)
+    if recipe is not None and (space := Recipe.load(recipe).model.space).name == named_by_file:
+        return space
+    try:
+        return preset(named_by_file)
+    except DesignSpaceError as error:
+        raise SettingsError(
+            f"{points_file}: {error} with --space, or give the --recipe that holds it"
+        ) from error
 
 
 def _quality(

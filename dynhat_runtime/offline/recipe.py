@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
-from dynhat_runtime.design_space import DesignSpace, SubTransformerConfig, preset
+from dynhat_runtime.design_space import DesignSpace, SubTransformerConfig
+from dynhat_runtime.design_space_presets import preset
 from dynhat_runtime.errors import DesignSpaceError, TrainingError
 
 if sys.version_info >= (3, 11):
@@ -203,3 +205,10 @@ def read_toml(path: Path) -> dict[str, Any]:
         ) from error
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise TrainingError(f"{path}: not TOML: {error}") from error
+
+
+def recipe_toml(tables: Mapping[str, Any]) -> str:
+    """Tables of a recipe as TOML, as `read_toml` gave them."""
+    import tomli_w
+
+    return tomli_w.dumps(tables)
