@@ -20,6 +20,18 @@ if TYPE_CHECKING:
 DataDirOption = Annotated[Path, typer.Option(help="Folder below which the recipe's text files lie.")]
 RunDirOption = Annotated[Path, typer.Option(help="Folder of this training run; it is resumed if it exists.")]
 RecipeArgument = Annotated[Path, typer.Argument(help="Training recipe, a TOML file.")]
+SubTransformerOption = Annotated[
+    str | None, typer.Option(metavar="POINT", help="Train this operating point alone, from scratch.")
+]
+PointBundleOption = Annotated[
+    Path | None, typer.Option(help="Bundle that has the operating point; without it the shipped one.")
+]
+PointFileOption = Annotated[
+    Path | None, typer.Option("--points", help="Any file of points that has the operating point instead.")
+]
+MaxUpdatesOption = Annotated[
+    int | None, typer.Option(min=1, help="Updates instead of the recipe's; the schedule follows.")
+]
 
 
 @app.command()
@@ -33,24 +45,32 @@ def train(
     num_threads: Annotated[
         int | None, typer.Option(min=1, help="CPU threads of this process; without it torch's default.")
     ] = None,
+    subtransformer: SubTransformerOption = None,
+    bundle: PointBundleOption = None,
+    points_file: PointFileOption = None,
+    max_updates: MaxUpdatesOption = None,
 ) -> None:
-    """Train a SuperTransformer. Ctrl-C saves; the same command goes on from there.
+    """Train a SuperTransformer, or one operating point alone. Ctrl-C saves; the same command goes on from there.
 
     \b
     Example:
       dynhat train recipes/en-de.toml --data-dir data --run-dir runs/en-de
       torchrun --nproc-per-node 2 -m dynhat_runtime train recipes/en-de.toml \\
         --data-dir data --run-dir runs/en-de --num-threads 1
+      dynhat train recipes/en-de.toml --data-dir data --run-dir runs/l3 --subtransformer l3
     """
     _need_offline()
     import torch
 
-    from dynhat_runtime.offline.recipe import Recipe
+    from dynhat_runtime.offline.run_recipe import recipe_to_run
     from dynhat_runtime.offline.train import train as train_run
 
     if num_threads:
         torch.set_num_threads(num_threads)
-    run = train_run(Recipe.load(recipe), data_dir, run_dir, device_name=device)
+    asked = recipe_to_run(
+        recipe, point_id=subtransformer, bundle=bundle, points_file=points_file, max_updates=max_updates
+    )
+    run = train_run(asked, data_dir, run_dir, device_name=device)
     typer.echo(f"saved in {run.path}; make a bundle with 'dynhat export'", err=True)
 
 
@@ -60,20 +80,30 @@ def export(
     run_dir: RunDirOption,
     out: Annotated[Path, typer.Option(help="Bundle folder to write.")],
     average: Annotated[int, typer.Option(min=1, help="Checkpoints to average, the last ones.")] = 5,
+    subtransformer: SubTransformerOption = None,
+    bundle: PointBundleOption = None,
+    points_file: PointFileOption = None,
+    max_updates: MaxUpdatesOption = None,
 ) -> None:
     """Write a training run's averaged checkpoints as a bundle, still without operating points.
+
+    A run with --subtransformer, --points or --max-updates is exported with the same.
 
     \b
     Example:
       dynhat export recipes/en-de.toml --run-dir runs/en-de --out my-bundle
       dynhat profile --points --bundle my-bundle --from recipes/en-de-points.toml
+      dynhat export recipes/en-de.toml --run-dir runs/l3 --out l3-alone --subtransformer l3
     """
     _need_offline()
     from dynhat_runtime.offline.export import export_bundle
-    from dynhat_runtime.offline.recipe import Recipe
+    from dynhat_runtime.offline.run_recipe import recipe_to_run
 
-    bundle = export_bundle(Recipe.load(recipe), run_dir, out, average)
-    typer.echo(f"wrote {bundle.path}; measure its operating points with 'dynhat profile --points'", err=True)
+    asked = recipe_to_run(
+        recipe, point_id=subtransformer, bundle=bundle, points_file=points_file, max_updates=max_updates
+    )
+    written = export_bundle(asked, run_dir, out, average)
+    typer.echo(f"wrote {written.path}; measure its operating points with 'dynhat profile --points'", err=True)
 
 
 @app.command(name="import-hat")

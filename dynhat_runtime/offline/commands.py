@@ -28,7 +28,12 @@ from dynhat_runtime.offline.evaluate import (
 )
 from dynhat_runtime.offline.hat_bundle import ImportOptions, import_checkpoints
 from dynhat_runtime.offline.import_hat import space_from_hat_yaml
-from dynhat_runtime.offline.point_files import YAML_ENDINGS, points_from_any, table_ii_points
+from dynhat_runtime.offline.point_files import (
+    YAML_ENDINGS,
+    points_from_any,
+    points_of_bundle,
+    table_ii_points,
+)
 from dynhat_runtime.offline.profile import (
     PointQuality,
     PointToMeasure,
@@ -68,7 +73,7 @@ def profile_bundle(
     """
     bundle = Bundle.open(path)
     points = (
-        points_of_table(bundle.table())
+        points_of_bundle(bundle)
         if points_file is None
         else points_from_any(points_file, bundle.design_space, points_device)
     )

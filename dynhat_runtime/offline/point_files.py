@@ -9,10 +9,11 @@ from pathlib import Path
 
 from dynhat_runtime.design_space import DesignSpace, SubTransformerConfig
 from dynhat_runtime.errors import DesignSpaceError, SettingsError
-from dynhat_runtime.model.checkpoint import PAPER_POINTS, shipped_bundle_path
+from dynhat_runtime.model.checkpoint import PAPER_POINTS, TABLES, Bundle, shipped_bundle_path
 from dynhat_runtime.offline.import_hat import config_from_hat_yaml
 from dynhat_runtime.offline.paper_points import DEFAULT_SOURCE, PaperPoints
-from dynhat_runtime.offline.profile import PointQuality, PointToMeasure, points_from_file
+from dynhat_runtime.offline.profile import PointQuality, PointToMeasure, points_from_file, points_of_table
+from dynhat_runtime.offline.recipe import FixedRecipe
 from dynhat_runtime.offline.searched_points import read_searched_points, slug
 
 YAML_ENDINGS = (".yml", ".yaml")
@@ -33,6 +34,19 @@ def points_from_any(path: Path, space: DesignSpace, device: str | None = None) -
     if path.suffix in YAML_ENDINGS:
         return [_checked(path, slug(path.stem), config_from_hat_yaml(path), space)]
     return points_from_file(path, space)
+
+
+def points_of_bundle(bundle: Bundle) -> list[PointToMeasure]:
+    """The points of a bundle's table; without one, of a bundle trained for one operating point, that point.
+
+    Raises:
+        BundleError: There are none.
+    """
+    fixed = bundle.training_record().get("recipe", {}).get("sampling", {}).get("fixed")
+    if fixed and not any(name.startswith(f"{TABLES}/") for name in bundle.manifest.files):
+        point = FixedRecipe.model_validate(fixed)
+        return [PointToMeasure(point.id, bundle.design_space.check(point.config), PointQuality())]
+    return points_of_table(bundle.table())
 
 
 def table_ii_points(space: DesignSpace, path: Path | None = None) -> list[PointToMeasure]:
