@@ -212,26 +212,45 @@ def profile(
 def evaluate(
     test: Annotated[Path, typer.Option(help="Test set: gzipped TSV, source, tab, reference.")],
     bundle: BundleOption = None,
-    point: Annotated[str | None, typer.Option(help="One operating point; without it all of them.")] = None,
+    point: Annotated[
+        list[str] | None, typer.Option(help="An operating point, may be repeated; without it all of them.")
+    ] = None,
     beam: Annotated[int, typer.Option(min=1, max=16, help="Hypotheses kept per sentence.")] = 4,
+    length_penalty: Annotated[
+        float | None,
+        typer.Option(
+            min=0, max=10, help="Exponent of the length in scores; without it the bundle's (0.6 on WMT)."
+        ),
+    ] = None,
     limit: Annotated[int | None, typer.Option(min=1, help="Only the first so many sentences.")] = None,
     compound_split: Annotated[
         bool, typer.Option("--compound-split", help="Also HAT's BLEU: Moses words, compounds split.")
     ] = False,
+    csv: Annotated[Path | None, typer.Option(help="Write the scores here, after every point.")] = None,
+    markdown: Annotated[
+        Path | None, typer.Option(help="Write a table for people here, after every point.")
+    ] = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Score operating points on a test set: BLEU and chrF with sacreBLEU's signatures.
+    """Score operating points on a test set, fastest first: BLEU and chrF with sacreBLEU's signatures.
 
     \b
     Example:
       dynhat evaluate --test data/test/tatoeba_test.tsv.gz --point l6
+      dynhat evaluate --test newstest2014.tsv.gz --compound-split --csv scores.csv --markdown scores.md
     """
     _need_offline()
-    from dynhat_runtime.offline.commands import evaluate_bundle
+    from dynhat_runtime.offline.commands import EvaluateOptions, evaluate_bundle
 
-    rows = evaluate_bundle(
-        bundle_path(bundle), test, point_id=point, beam_size=beam, limit=limit, compound_split=compound_split
+    options = EvaluateOptions(
+        beam_size=beam,
+        length_penalty=length_penalty,
+        limit=limit,
+        compound_split=compound_split,
+        csv=csv,
+        markdown=markdown,
     )
+    rows = evaluate_bundle(bundle_path(bundle), test, point or (), options)
     if as_json:
         typer.echo(json.dumps(rows, indent=1))
         return
@@ -313,7 +332,7 @@ def _print_reduction(reduction: Reduction) -> None:
     Console().print(shown)
     deciding = reduction.deciding
     typer.echo(
-        f"{len(deciding.points)} points ({deciding.rule}"
+        f"{len(deciding.points)} point{'' if len(deciding.points) == 1 else 's'} ({deciding.rule}"
         + (f" of {deciding.device}" if deciding.device else "")
         + f"); {deciding.num_left_out} others of the device left out; every layer counts once"
     )

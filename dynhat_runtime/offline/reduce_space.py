@@ -206,24 +206,6 @@ def recipe_with_space(recipe: Path, space: DesignSpace) -> str:
     return note + "\n" + recipe_toml(tables)
 
 
-def write_new(path: Path, text: str) -> None:
-    """Write a file that is not there yet.
-
-    Raises:
-        SettingsError: It is there, or cannot be written.
-    """
-    if path.exists():
-        raise SettingsError(f"{path}: is there already: remove it, or give another --out")
-    partial = path.with_name(path.name + ".partial")
-    try:
-        partial.write_text(text, encoding="utf-8")
-        partial.replace(path)
-    except OSError as error:
-        raise SettingsError(
-            f"{path}: cannot be written ({error.strerror}): give --out a file you may write"
-        ) from error
-
-
 def table_rows(reduction: Reduction) -> Sequence[tuple[str, str, str, str]]:
     """Dimension, choice, times used and verdict, for people."""
     rows = []

@@ -92,7 +92,7 @@ def check_recipe(run: RunFolder, recipe: Recipe) -> None:
     every field counts that they depend on. (3) Where only a tokenizer is, the data that it was trained on counts.
 
     Raises:
-        TrainingError: Naming the field and both values.
+        TrainingError: Naming the fields and both values.
     """
     try:
         begun_with = Recipe.model_validate_json(run.recipe.read_bytes())
@@ -103,13 +103,21 @@ def check_recipe(run: RunFolder, recipe: Recipe) -> None:
         raise TrainingError(f"{run.recipe}: cannot be read ({reason}): use another --run-dir") from error
     before, now = _fields(begun_with.model_dump()), _fields(recipe.model_dump())
     is_trained = run.last.exists() or bool(run.weights())
-    for field in (*before, *now):
-        counts = is_trained or (field.startswith("data.") and run.tokenizer.exists())
-        if counts and before.get(field) != now.get(field):
-            raise TrainingError(
-                f"{run.path} was begun with {field}={before.get(field)!r}, not {now.get(field)!r}: "
-                "give the recipe and options it was begun with, or another --run-dir"
-            )
+    counted = [
+        field
+        for field in before | now
+        if is_trained or (field.startswith("data.") and run.tokenizer.exists())
+    ]
+    differences = [
+        f"{field}={before.get(field)!r} (not {now.get(field)!r})"
+        for field in counted
+        if before.get(field) != now.get(field)
+    ]
+    if differences:
+        raise TrainingError(
+            f"{run.path} was begun with {', '.join(differences)}: "
+            "give the recipe and options it was begun with, or another --run-dir"
+        )
 
 
 def _fields(value: Any, path: str = "") -> dict[str, Any]:
