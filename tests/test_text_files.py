@@ -34,5 +34,5 @@ def test_what_cannot_be_written(tmp_path: Path, path: str) -> None:
         lambda: check_writable(tmp_path / path, "--csv"),
         lambda: write_text(tmp_path / path, "text", "--csv"),
     ):
-        with pytest.raises(SettingsError, match="cannot be written .*give --csv a file you may write"):
+        with pytest.raises(SettingsError, match=r"cannot be written .*give --csv a file you may write"):
             refuses()
