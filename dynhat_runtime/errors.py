@@ -12,7 +12,9 @@
     |   `-- EngineStoppedError      the engine is stopping or stopped (HTTP 503)
     |-- DaemonUnreachableError      no daemon answers where one was asked, or it is not ready
     |-- MonitorError                a sensor that cannot be read at all
-    `-- TrainingError               data or recipe that cannot be trained on
+    |-- TrainingError               data or recipe that cannot be trained on
+    |-- LatencyDataError            a latency dataset or predictor that cannot be used here
+    `-- SearchError                 a search that cannot be run or resumed as asked
 
 A message names the value that was wrong and what would be right: it is shown to users as it stands.
 `exit_code` is the process exit status when the error ends a command.
@@ -97,3 +99,11 @@ class MonitorError(DynhatError):
 
 class TrainingError(DynhatError):
     """Data or a recipe that cannot be trained on."""
+
+
+class LatencyDataError(DynhatError):
+    """A latency dataset that is broken, or a predictor that is broken or of another device or design space."""
+
+
+class SearchError(DynhatError):
+    """A search that cannot be run or resumed as asked, such as under a latency constraint nothing meets."""

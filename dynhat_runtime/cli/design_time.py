@@ -163,49 +163,88 @@ def import_hat(
 @app.command()
 def profile(
     measure_points: Annotated[
-        bool, typer.Option("--points", help="Measure the operating points of the bundle's table.")
+        bool, typer.Option("--points", help="Measure the operating points of the bundle's table instead.")
     ] = False,
     bundle: BundleOption = None,
+    out: Annotated[
+        Path | None,
+        typer.Option(
+            help="Dataset to write or continue (latency-dataset.csv); with --points the table's file, "
+            "without it into the bundle."
+        ),
+    ] = None,
+    samples: Annotated[int, typer.Option(min=2, help="SubTransformers to sample.")] = 300,
+    runs: Annotated[
+        int | None, typer.Option(min=5, help="Timed runs of each (300; with --points 30).")
+    ] = None,
+    beam: Annotated[int, typer.Option(min=1, max=16, help="Beam to measure with; serve with the same.")] = 4,
+    seed: Annotated[int, typer.Option(help="Of the sampling.")] = 1,
+    measure_on: Annotated[
+        str, typer.Option("--on", help="cpu, cuda:0 ...; points are measured on the CPU.")
+    ] = "cpu",
     points_file: Annotated[
         Path | None,
-        typer.Option("--from", help="Points instead of the table's: TOML, published .json, HAT's .yml."),
+        typer.Option(
+            "--from", help="With --points: others than the table's; TOML, published .json, HAT's .yml."
+        ),
     ] = None,
     device: Annotated[
         str | None, typer.Option(help="Of published points those of this device, such as jetson-nano-gpu.")
     ] = None,
     dev: Annotated[
-        Path | None, typer.Option(help="Dev set (.tsv.gz): measure each point's dev loss.")
+        Path | None, typer.Option(help="With --points: dev set (.tsv.gz) to measure each point's dev loss.")
     ] = None,
-    test: Annotated[Path | None, typer.Option(help="Test set (.tsv.gz): measure each point's BLEU.")] = None,
-    runs: Annotated[int, typer.Option(min=5, help="Timed runs per point, length and CPU count.")] = 30,
-    beam: Annotated[int, typer.Option(min=1, max=16, help="Beam to measure with; serve with the same.")] = 4,
-    out: Annotated[Path | None, typer.Option(help="Write the table here instead of into the bundle.")] = None,
+    test: Annotated[
+        Path | None, typer.Option(help="With --points: test set (.tsv.gz) to measure each point's BLEU.")
+    ] = None,
 ) -> None:
-    """Measure operating points on this device: latency at several lengths and CPU counts, and quality.
+    """Measure this device: sampled SubTransformers for a latency predictor, or, with --points, operating points.
 
-    Quality is carried over from the present table unless --dev or --test measure it again.
+    A dataset row is on disk as soon as it is measured: after Ctrl-C the same command goes on. Rows during which the
+    device changed (CPUs, clocks' caps, power mode, other work) are measured again.
 
     \b
     Example:
+      dynhat profile --samples 300 --out nano.csv && dynhat fit-predictor nano.csv
       dynhat profile --points
       dynhat profile --points --out nano.json && dynhat serve --table nano.json
     """
     _need_offline()
-    if not measure_points:
-        raise SettingsError("profile needs to know what to measure: give --points")
-    from dynhat_runtime.offline.commands import profile_bundle
-    from dynhat_runtime.offline.profile import ProfileOptions
+    if measure_points:
+        from dynhat_runtime.offline.commands import profile_bundle
+        from dynhat_runtime.offline.profile import ProfileOptions
 
-    where = profile_bundle(
+        where = profile_bundle(
+            bundle_path(bundle),
+            points_file=points_file,
+            points_device=device,
+            dev=dev,
+            test=test,
+            options=ProfileOptions(num_runs=runs or 30, beam_size=beam),
+            out=out,
+        )
+        typer.echo(f"wrote {where}", err=True)
+        return
+    for name, value in (("--from", points_file), ("--device", device), ("--dev", dev), ("--test", test)):
+        if value is not None:
+            raise SettingsError(f"{name} is for operating points: give --points too, or leave it out")
+    from dynhat_runtime.offline.commands import profile_dataset
+    from dynhat_runtime.offline.profile_dataset import DatasetOptions
+    from dynhat_runtime.offline.train import pick_device
+
+    dataset = out or Path("latency-dataset.csv")
+    num_rows = profile_dataset(
         bundle_path(bundle),
-        points_file=points_file,
-        points_device=device,
-        dev=dev,
-        test=test,
-        options=ProfileOptions(num_runs=runs, beam_size=beam),
-        out=out,
+        DatasetOptions(
+            num_samples=samples,
+            num_runs=runs or 300,
+            beam_size=beam,
+            seed=seed,
+            device=pick_device(measure_on),
+        ),
+        dataset,
     )
-    typer.echo(f"wrote {where}", err=True)
+    typer.echo(f"{num_rows} rows added to {dataset}; next: dynhat fit-predictor {dataset}", err=True)
 
 
 @app.command()

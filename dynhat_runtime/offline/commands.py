@@ -18,6 +18,9 @@ from dynhat_runtime.design_space_presets import preset
 from dynhat_runtime.errors import DesignSpaceError, SettingsError
 from dynhat_runtime.model.checkpoint import PAPER_POINTS, Bundle, shipped_bundle_path
 from dynhat_runtime.model.super_transformer import SuperTransformer
+from dynhat_runtime.model.threads import use_decoding_threads
+from dynhat_runtime.monitor.host import HostMonitor
+from dynhat_runtime.monitor.identity import device_name
 from dynhat_runtime.offline.data import Pair
 from dynhat_runtime.offline.evaluate import (
     Scores,
@@ -41,6 +44,13 @@ from dynhat_runtime.offline.profile import (
     PointToMeasure,
     ProfileOptions,
     profile_points,
+)
+from dynhat_runtime.offline.profile_dataset import (
+    DatasetOptions,
+    conditions_now,
+    measure_by_protocol,
+    measure_dataset,
+    on_device,
 )
 from dynhat_runtime.offline.recipe import Recipe
 from dynhat_runtime.offline.reduce_space import (
@@ -105,6 +115,27 @@ def profile_bundle(
             f"{out}: cannot be written ({error.strerror}): give --out a file you may write"
         ) from error
     return out
+
+
+def profile_dataset(path: Path, options: DatasetOptions, out: Path) -> int:
+    """Measure sampled SubTransformers of a bundle into the latency dataset `out`; returns the rows measured.
+
+    Raises:
+        DynhatError: What is wrong with the bundle or the dataset, or that the device does not hold still.
+    """
+    bundle = Bundle.open(path)
+    space = bundle.design_space
+    super_transformer = on_device(bundle.super_transformer().laid_out_for_decoding(), options.device)
+    use_decoding_threads()
+    monitor, name = HostMonitor(), device_name()
+    return measure_dataset(
+        space,
+        options,
+        out,
+        measure=measure_by_protocol(super_transformer, options),
+        read_conditions=lambda: conditions_now(monitor.read(), space, name, options),
+        console=Console(stderr=True),
+    )
 
 
 def import_bundle(
@@ -225,7 +256,11 @@ def _quality(
         translations = _translate_with(translator, super_transformer, point, test_pairs, search, console)
         scores = _scores(translations, test_pairs, test)
         quality = replace(
-            quality, bleu=scores.bleu, bleu_signature=f"{scores.bleu_signature}|beam:{search.beam_size}"
+            quality,
+            bleu=scores.bleu,
+            bleu_signature=f"{scores.bleu_signature}|beam:{search.beam_size}",
+            chrf=scores.chrf,
+            chrf_signature=f"{scores.chrf_signature}|beam:{search.beam_size}",
         )
     return quality
 
