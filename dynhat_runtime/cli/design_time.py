@@ -7,15 +7,12 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 
 from dynhat_runtime.cli.root import BundleOption, JsonOption, app, bundle_path
 from dynhat_runtime.errors import SettingsError
-
-if TYPE_CHECKING:
-    from dynhat_runtime.offline.reduce_space import Reduction
 
 DataDirOption = Annotated[Path, typer.Option(help="Folder below which the recipe's text files lie.")]
 RunDirOption = Annotated[Path, typer.Option(help="Folder of this training run; it is resumed if it exists.")]
@@ -342,6 +339,7 @@ def reduce_space(
     """
     _need_offline()
     from dynhat_runtime.offline.commands import reduce_design_space
+    from dynhat_runtime.offline.reduction_report import print_reduction
 
     reduction = reduce_design_space(
         points_file, device=device, space=space, name=name, recipe=recipe, out=out
@@ -349,36 +347,9 @@ def reduce_space(
     if as_json:
         typer.echo(json.dumps(reduction.as_json(), indent=1))
     else:
-        _print_reduction(reduction)
+        print_reduction(reduction)
     if out is not None:
         typer.echo(f"wrote {out}" + ("; train it with 'dynhat train'" if recipe else ""), err=True)
-
-
-def _print_reduction(reduction: Reduction) -> None:
-    """A table for people, and the counts."""
-    from rich.console import Console
-    from rich.table import Table
-
-    from dynhat_runtime.offline.reduce_space import table_rows
-
-    shown = Table(title=reduction.reduced.name)
-    for heading in ("dimension", "choice", "used", ""):
-        shown.add_column(heading, justify="right" if heading in ("choice", "used") else "left", no_wrap=True)
-    before = None
-    for dimension, *cells in table_rows(reduction):
-        shown.add_row("" if dimension == before else dimension, *cells)
-        before = dimension
-    Console().print(shown)
-    deciding = reduction.deciding
-    typer.echo(
-        f"{len(deciding.points)} point{'' if len(deciding.points) == 1 else 's'} ({deciding.rule}"
-        + (f" of {deciding.device}" if deciding.device else "")
-        + f"); {deciding.num_left_out} others of the device left out; every layer counts once"
-    )
-    for when, space in (("before", reduction.original), ("after", reduction.reduced)):
-        number = space.num_configurations()
-        mantissa, exponent = f"{number:.1e}".split("e")
-        typer.echo(f"configurations {when}: {number} ({mantissa}e{int(exponent)}) in {space.name}")
 
 
 @app.command("export-ctranslate2")

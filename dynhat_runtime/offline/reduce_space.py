@@ -7,7 +7,6 @@ measures nothing; what is trained on the reduced space follows from a recipe tha
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -204,14 +203,3 @@ def recipe_with_space(recipe: Path, space: DesignSpace) -> str:
         f"# by 'dynhat reduce-space': {space.num_configurations()} configurations.\n"
     )
     return note + "\n" + recipe_toml(tables)
-
-
-def table_rows(reduction: Reduction) -> Sequence[tuple[str, str, str, str]]:
-    """Dimension, choice, times used and verdict, for people."""
-    rows = []
-    for dimension in GROUPED:
-        kept = reduction.kept(dimension)
-        for choice, count in reduction.usage[dimension.name].items():
-            verdict = "dropped" if choice not in kept else "kept" if count else "kept (depths stay whole)"
-            rows.append((dimension.name, str(choice), str(count), verdict))
-    return rows
