@@ -17,6 +17,18 @@ from dynhat_runtime.errors import SettingsError
 DataDirOption = Annotated[Path, typer.Option(help="Folder below which the recipe's text files lie.")]
 RunDirOption = Annotated[Path, typer.Option(help="Folder of this training run; it is resumed if it exists.")]
 RecipeArgument = Annotated[Path, typer.Argument(help="Training recipe, a TOML file.")]
+SubTransformerOption = Annotated[
+    str | None, typer.Option(metavar="POINT", help="Train this operating point alone, from scratch.")
+]
+PointBundleOption = Annotated[
+    Path | None, typer.Option(help="Bundle that has the operating point; without it the shipped one.")
+]
+PointFileOption = Annotated[
+    Path | None, typer.Option("--points", help="Any file of points that has the operating point instead.")
+]
+MaxUpdatesOption = Annotated[
+    int | None, typer.Option(min=1, help="Updates instead of the recipe's; the schedule follows.")
+]
 
 
 @app.command()
@@ -30,24 +42,32 @@ def train(
     num_threads: Annotated[
         int | None, typer.Option(min=1, help="CPU threads of this process; without it torch's default.")
     ] = None,
+    subtransformer: SubTransformerOption = None,
+    bundle: PointBundleOption = None,
+    points_file: PointFileOption = None,
+    max_updates: MaxUpdatesOption = None,
 ) -> None:
-    """Train a SuperTransformer. Ctrl-C saves; the same command goes on from there.
+    """Train a SuperTransformer, or one operating point alone. Ctrl-C saves; the same command goes on from there.
 
     \b
     Example:
       dynhat train recipes/en-de.toml --data-dir data --run-dir runs/en-de
       torchrun --nproc-per-node 2 -m dynhat_runtime train recipes/en-de.toml \\
         --data-dir data --run-dir runs/en-de --num-threads 1
+      dynhat train recipes/en-de.toml --data-dir data --run-dir runs/l3 --subtransformer l3
     """
     _need_offline()
     import torch
 
-    from dynhat_runtime.offline.recipe import Recipe
+    from dynhat_runtime.offline.run_recipe import recipe_to_run
     from dynhat_runtime.offline.train import train as train_run
 
     if num_threads:
         torch.set_num_threads(num_threads)
-    run = train_run(Recipe.load(recipe), data_dir, run_dir, device_name=device)
+    asked = recipe_to_run(
+        recipe, point_id=subtransformer, bundle=bundle, points_file=points_file, max_updates=max_updates
+    )
+    run = train_run(asked, data_dir, run_dir, device_name=device)
     typer.echo(f"saved in {run.path}; make a bundle with 'dynhat export'", err=True)
 
 
@@ -57,20 +77,30 @@ def export(
     run_dir: RunDirOption,
     out: Annotated[Path, typer.Option(help="Bundle folder to write.")],
     average: Annotated[int, typer.Option(min=1, help="Checkpoints to average, the last ones.")] = 5,
+    subtransformer: SubTransformerOption = None,
+    bundle: PointBundleOption = None,
+    points_file: PointFileOption = None,
+    max_updates: MaxUpdatesOption = None,
 ) -> None:
     """Write a training run's averaged checkpoints as a bundle, still without operating points.
+
+    A run with --subtransformer, --points or --max-updates is exported with the same.
 
     \b
     Example:
       dynhat export recipes/en-de.toml --run-dir runs/en-de --out my-bundle
       dynhat profile --points --bundle my-bundle --from recipes/en-de-points.toml
+      dynhat export recipes/en-de.toml --run-dir runs/l3 --out l3-alone --subtransformer l3
     """
     _need_offline()
     from dynhat_runtime.offline.export import export_bundle
-    from dynhat_runtime.offline.recipe import Recipe
+    from dynhat_runtime.offline.run_recipe import recipe_to_run
 
-    bundle = export_bundle(Recipe.load(recipe), run_dir, out, average)
-    typer.echo(f"wrote {bundle.path}; measure its operating points with 'dynhat profile --points'", err=True)
+    asked = recipe_to_run(
+        recipe, point_id=subtransformer, bundle=bundle, points_file=points_file, max_updates=max_updates
+    )
+    written = export_bundle(asked, run_dir, out, average)
+    typer.echo(f"wrote {written.path}; measure its operating points with 'dynhat profile --points'", err=True)
 
 
 @app.command(name="import-hat")
@@ -218,26 +248,45 @@ def profile(
 def evaluate(
     test: Annotated[Path, typer.Option(help="Test set: gzipped TSV, source, tab, reference.")],
     bundle: BundleOption = None,
-    point: Annotated[str | None, typer.Option(help="One operating point; without it all of them.")] = None,
+    point: Annotated[
+        list[str] | None, typer.Option(help="An operating point, may be repeated; without it all of them.")
+    ] = None,
     beam: Annotated[int, typer.Option(min=1, max=16, help="Hypotheses kept per sentence.")] = 4,
+    length_penalty: Annotated[
+        float | None,
+        typer.Option(
+            min=0, max=10, help="Exponent of the length in scores; without it the bundle's (0.6 on WMT)."
+        ),
+    ] = None,
     limit: Annotated[int | None, typer.Option(min=1, help="Only the first so many sentences.")] = None,
     compound_split: Annotated[
         bool, typer.Option("--compound-split", help="Also HAT's BLEU: Moses words, compounds split.")
     ] = False,
+    csv: Annotated[Path | None, typer.Option(help="Write the scores here, after every point.")] = None,
+    markdown: Annotated[
+        Path | None, typer.Option(help="Write a table for people here, after every point.")
+    ] = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Score operating points on a test set: BLEU and chrF with sacreBLEU's signatures.
+    """Score operating points on a test set, fastest first: BLEU and chrF with sacreBLEU's signatures.
 
     \b
     Example:
       dynhat evaluate --test data/test/tatoeba_test.tsv.gz --point l6
+      dynhat evaluate --test newstest2014.tsv.gz --compound-split --csv scores.csv --markdown scores.md
     """
     _need_offline()
-    from dynhat_runtime.offline.commands import evaluate_bundle
+    from dynhat_runtime.offline.commands import EvaluateOptions, evaluate_bundle
 
-    rows = evaluate_bundle(
-        bundle_path(bundle), test, point_id=point, beam_size=beam, limit=limit, compound_split=compound_split
+    options = EvaluateOptions(
+        beam_size=beam,
+        length_penalty=length_penalty,
+        limit=limit,
+        compound_split=compound_split,
+        csv=csv,
+        markdown=markdown,
     )
+    rows = evaluate_bundle(bundle_path(bundle), test, point or (), options)
     if as_json:
         typer.echo(json.dumps(rows, indent=1))
         return
@@ -250,6 +299,57 @@ def evaluate(
     for signature in ("bleu_signature", "chrf_signature", "compound_split_bleu_signature"):
         if signature in rows[0]:
             typer.echo(rows[0][signature])
+
+
+@app.command("reduce-space")
+def reduce_space(
+    points_file: Annotated[
+        Path,
+        typer.Argument(
+            metavar="POINTS.json",
+            help="Searched or published points, a table of operating points, or a search's result.",
+        ),
+    ],
+    device: Annotated[
+        str | None, typer.Option(help="Only this device's points, such as jetson-nano-gpu.")
+    ] = None,
+    space: Annotated[
+        str | None,
+        typer.Option(
+            help="Original space, a preset or HAT's YAML file; without it the file's, or the paper's."
+        ),
+    ] = None,
+    name: Annotated[str | None, typer.Option(help="Of the reduced space.")] = None,
+    recipe: Annotated[
+        Path | None, typer.Option(help="Training recipe: write it with the reduced space to --out.")
+    ] = None,
+    out: Annotated[
+        Path | None, typer.Option(help="New file: the reduced space in JSON, with --recipe a recipe in TOML.")
+    ] = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Reduce the design space to the choices that a device's searched points use (the paper's step 5).
+
+    \b
+    Example:
+      dynhat reduce-space operating_points/wmt14-en-de/paper_points.json --device jetson-nano-gpu
+      dynhat reduce-space operating_points/en-de/tables/amd-epyc-2-cpus.json \\
+        --recipe recipes/en-de.toml --out reduced.toml
+      dynhat train reduced.toml --data-dir data --run-dir runs/reduced
+    """
+    _need_offline()
+    from dynhat_runtime.offline.commands import reduce_design_space
+    from dynhat_runtime.offline.reduction_report import print_reduction
+
+    reduction = reduce_design_space(
+        points_file, device=device, space=space, name=name, recipe=recipe, out=out
+    )
+    if as_json:
+        typer.echo(json.dumps(reduction.as_json(), indent=1))
+    else:
+        print_reduction(reduction)
+    if out is not None:
+        typer.echo(f"wrote {out}" + ("; train it with 'dynhat train'" if recipe else ""), err=True)
 
 
 @app.command("export-ctranslate2")
@@ -279,6 +379,8 @@ def _need_offline() -> None:
     """
     from importlib.util import find_spec
 
-    missing = [name for name in ("sacrebleu", "matplotlib", "yaml", "pymoo") if find_spec(name) is None]
+    missing = [
+        name for name in ("sacrebleu", "matplotlib", "yaml", "pymoo", "tomli_w") if find_spec(name) is None
+    ]
     if missing:
         raise SettingsError(f"{missing[0]} is not installed: pip install 'dynhat-runtime[offline]'")
