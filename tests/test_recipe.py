@@ -137,9 +137,9 @@ def test_architecture_outside_the_recipes_space() -> None:
         toy_recipe().for_one("outside", outside)
 
 
-@pytest.mark.parametrize(("max_updates", "warmup"), [(3, 1), (1, 1), (6, 2), (60, 20)])
+@pytest.mark.parametrize(("max_updates", "warmup"), [(3, 1), (1, 0), (6, 2), (60, 2)])
 def test_budget(max_updates: int, warmup: int) -> None:
-    """Another number of updates takes the warm-up along in proportion, and leaves all else."""
+    """Another number of updates leaves all else as it is, but for a warm-up of more than half of them."""
     recipe = toy_recipe().with_budget(max_updates)
     assert (recipe.optimizer.max_updates, recipe.optimizer.num_warmup_updates) == (max_updates, warmup)
     assert recipe.optimizer.peak_lr == toy_recipe().optimizer.peak_lr

@@ -11,7 +11,7 @@ from typing import Annotated
 
 import typer
 
-from dynhat_runtime.cli.root import BundleOption, JsonOption, app, bundle_path
+from dynhat_runtime.cli.root import BundleOption, JsonOption, TableOption, app, bundle_path
 from dynhat_runtime.errors import SettingsError
 
 DataDirOption = Annotated[Path, typer.Option(help="Folder below which the recipe's text files lie.")]
@@ -350,6 +350,116 @@ def reduce_space(
         print_reduction(reduction)
     if out is not None:
         typer.echo(f"wrote {out}" + ("; train it with 'dynhat train'" if recipe else ""), err=True)
+
+
+@app.command("export-points")
+def export_points(
+    searched: Annotated[
+        list[Path], typer.Argument(help="Results of 'dynhat search', or any files of points (.json, .toml).")
+    ],
+    dev: Annotated[Path, typer.Option(help="Dev set (.tsv.gz): points are chosen by their loss on it.")],
+    test: Annotated[
+        Path | None, typer.Option(help="Test set (.tsv.gz): BLEU and chrF of the chosen points.")
+    ] = None,
+    bundle: BundleOption = None,
+    max_points: Annotated[int, typer.Option(min=1, help="Operating points of the table.")] = 12,
+    max_candidates: Annotated[int, typer.Option(min=1, help="Architectures to measure.")] = 32,
+    runs: Annotated[int, typer.Option(min=5, help="Timed runs per point, length and state.")] = 30,
+    beam: Annotated[int, typer.Option(min=1, max=16, help="Beam to measure with; serve with the same.")] = 4,
+    out: Annotated[Path | None, typer.Option(help="Write the table here instead of into the bundle.")] = None,
+    work_dir: Annotated[
+        Path, typer.Option(help="Keeps losses and scores as they come, and what became of every candidate.")
+    ] = Path("export-points"),
+) -> None:
+    """Measure a search's front on this device and write the table of operating points that the daemon loads.
+
+    What something faster says as well is dropped. Ctrl-C loses no loss and no score: run the same command again.
+
+    \b
+    Example:
+      dynhat export-points runs/search/search.json --dev DEV.tsv.gz --test TEST.tsv.gz
+    """
+    _need_offline()
+    from dynhat_runtime.model.checkpoint import Bundle
+    from dynhat_runtime.offline.export_points import ExportOptions
+    from dynhat_runtime.offline.export_points import export_points as export_found
+    from dynhat_runtime.offline.profile import ProfileOptions
+
+    where = export_found(
+        Bundle.open(bundle_path(bundle)),
+        searched,
+        dev=dev,
+        test=test,
+        options=ExportOptions(
+            max_candidates=max_candidates,
+            max_points=max_points,
+            profile=ProfileOptions(num_runs=runs, beam_size=beam),
+        ),
+        out=out,
+        work=work_dir,
+    )
+    typer.echo(f"wrote {where}", err=True)
+
+
+@app.command()
+def report(
+    dev: Annotated[Path, typer.Option(help="Dev set (.tsv.gz).")],
+    test: Annotated[Path, typer.Option(help="Test set (.tsv.gz).")],
+    bundle: BundleOption = None,
+    table: TableOption = None,
+    alone: Annotated[
+        list[str] | None, typer.Option(help="POINT=BUNDLE: that point trained alone, for Table I; repeat.")
+    ] = None,
+    same_budget: Annotated[
+        Path | None,
+        typer.Option(
+            help="SuperTransformer trained on the budget of --alone and --reduced; without it the bundle."
+        ),
+    ] = None,
+    reduced: Annotated[
+        Path | None, typer.Option(help="SuperTransformer of the reduced design space, for Figure 5.")
+    ] = None,
+    switches: Annotated[int, typer.Option(min=1, help="Changes of the model to time, for Table III.")] = 50,
+    out: Annotated[Path, typer.Option(help="Folder of results; the device gets its own below.")] = Path(
+        "docs/results"
+    ),
+    cache: Annotated[
+        Path | None, typer.Option(help="File that keeps scores; without it scores.jsonl beside the page.")
+    ] = None,
+) -> None:
+    """Write this device's results as one page in the paper's form: Tables I to III, Figures 3 to 5.
+
+    Ours are measured here, the paper's stand beside them and are labelled.
+
+    \b
+    Example:
+      dynhat report --dev DEV.tsv.gz --test TEST.tsv.gz --alone l3=l3-bundle --reduced reduced-bundle
+    """
+    _need_offline()
+    from dataclasses import asdict
+
+    from rich.console import Console
+
+    from dynhat_runtime.model.checkpoint import Bundle
+    from dynhat_runtime.offline.report_command import cache_path
+    from dynhat_runtime.offline.report_command import report as write_report
+    from dynhat_runtime.switch_times import measure_switch_times
+
+    opened = Bundle.open(bundle_path(bundle))
+    points = opened.table(table)
+    page = write_report(
+        opened,
+        points,
+        dev=dev,
+        test=test,
+        switch_times=asdict(measure_switch_times(opened, points, switches, Console(stderr=True))),
+        alone=alone or [],
+        same_budget=same_budget,
+        reduced=reduced,
+        out=out,
+        cache=cache or cache_path(points, out),
+    )
+    typer.echo(f"wrote {page}", err=True)
 
 
 @app.command("export-ctranslate2")

@@ -12,12 +12,16 @@ import csv
 import io
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
 
 from rich.console import Console
 from rich.progress import track
 
-from dynhat_runtime.errors import SettingsError
+from dynhat_runtime.design_space import DesignSpace
+from dynhat_runtime.errors import DesignSpaceError, SettingsError
 from dynhat_runtime.model.checkpoint import Bundle
+from dynhat_runtime.offline.figure_cache import FigureCache
+from dynhat_runtime.offline.point_files import points_from_any
 from dynhat_runtime.offline.point_scorer import PointScorer
 from dynhat_runtime.offline.point_selection import Candidate, non_dominated, spread, thin, with_ids
 from dynhat_runtime.offline.profile import (
@@ -27,8 +31,11 @@ from dynhat_runtime.offline.profile import (
     profile_points,
     reference_latencies,
 )
+from dynhat_runtime.offline.searched_points import read_searched_points
+from dynhat_runtime.offline.text_files import check_writable, write_text
 from dynhat_runtime.operating_point import OperatingPointTable
 
+FIGURES_FILE, CANDIDATES_FILE = "figures.jsonl", "candidates.csv"
 CANDIDATE_COLUMNS = ("id", "gene", "num_decoder_layers", "predicted_ms", "latency_ms", "dev_loss", "fate")
 
 
@@ -143,3 +150,61 @@ class PointExporter:
                 [c.id, gene, c.config.num_decoder_layers, c.predicted_ms, c.latency_ms, c.dev_loss, fate]
             )
         return text.getvalue()
+
+
+def candidates_in(path: Path, space: DesignSpace) -> list[Candidate]:
+    """The architectures that a file lists: a search's front by its predictions, any other point by its name.
+
+    Raises:
+        SettingsError: The file lists no points, or one lies outside the design space.
+    """
+    if path.suffix != ".json":
+        return [Candidate(point.config, id=point.id) for point in points_from_any(path, space)]
+    candidates = []
+    for point in read_searched_points(path).points:
+        try:
+            space.check(point.config)
+        except DesignSpaceError as error:
+            raise SettingsError(f"{path}: point {point.id!r}: {error}") from error
+        name = point.id if point.predicted_ms is None else None
+        candidates.append(Candidate(point.config, id=name, predicted_ms=point.predicted_ms))
+    return candidates
+
+
+def export_points(
+    bundle: Bundle,
+    files: Sequence[Path],
+    *,
+    dev: Path,
+    test: Path | None,
+    options: ExportOptions,
+    out: Path | None,
+    work: Path,
+) -> Path:
+    """Make a table of the architectures in `files`; returns where it lies.
+
+    Args:
+        bundle: Whose SubTransformers they are.
+        files: Results of searches, or any lists of points.
+        dev: Dev set, to choose by.
+        test: Test set, to score what was chosen.
+        options: How many points, and how they are measured.
+        out: File of the table; None writes it into the bundle.
+        work: Folder for losses and scores, kept as they come, and for `candidates.csv`.
+
+    Raises:
+        DynhatError: What is wrong with a file, or the bundle.
+    """
+    if out is not None:
+        check_writable(out, "--out")
+    console = Console(stderr=True)
+    candidates = [c for file in files for c in candidates_in(file, bundle.design_space)]
+    cache = FigureCache(work / FIGURES_FILE)
+    scorer = PointScorer(bundle, dev, test, beam_size=options.profile.beam_size, cache=cache, console=console)
+    exporter = PointExporter(bundle, scorer, options, console)
+    exported = exporter.export(candidates)
+    write_text(work / CANDIDATES_FILE, exporter.fates_csv(exported), "--work-dir")
+    if out is None:
+        return bundle.with_table(exported.table).path
+    write_text(out, exported.table.model_dump_json(indent=1) + "\n", "--out")
+    return out

@@ -214,12 +214,10 @@ class Recipe(_Section):
         )
 
     def with_budget(self, max_updates: int) -> Recipe:
-        """This recipe with another number of updates; warm-up keeps its share of them, and decay ends with them."""
-        before = self.optimizer
-        share = before.num_warmup_updates / before.max_updates
-        warmup = max(round(share * max_updates), min(1, before.num_warmup_updates))
+        """This recipe with another number of updates; decay ends with them, warm-up takes at most half of them."""
+        warmup = min(self.optimizer.num_warmup_updates, max_updates // 2)
         changes = {"max_updates": max_updates, "num_warmup_updates": warmup}
-        return self.model_copy(update={"optimizer": before.model_copy(update=changes)})
+        return self.model_copy(update={"optimizer": self.optimizer.model_copy(update=changes)})
 
     @classmethod
     def load(cls, path: Path) -> Recipe:

@@ -7,9 +7,10 @@ published points, a table of operating points, and the result of a search. Reduc
 from __future__ import annotations
 
 import json
+import math
 import re
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -47,6 +48,7 @@ class SearchedPoint:
         device: Slug of the device it was searched or measured for, where the file says so.
         task: HAT's name of the task it was searched for, where the file says so.
         is_of_table_ii: One of the operating points of the paper's Table II.
+        predicted_ms: Latency that a search's predictor gave it; None for a point of another kind of file.
     """
 
     id: str
@@ -54,6 +56,7 @@ class SearchedPoint:
     device: str | None = None
     task: str | None = None
     is_of_table_ii: bool = False
+    predicted_ms: float | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -193,9 +196,29 @@ def _of_search(content: Mapping[str, Any]) -> SearchedPoints:
         name = entry.get("id")
         point_id = slug(name) if isinstance(name, str) else f"front-{position + 1}"
         points.append(
-            SearchedPoint(point_id, config, slug(device.lower()) if isinstance(device, str) else None)
+            SearchedPoint(
+                point_id,
+                config,
+                slug(device.lower()) if isinstance(device, str) else None,
+                predicted_ms=_predicted_ms(entry, position),
+            )
         )
     return SearchedPoints(_with_distinct_ids(points), space if isinstance(space, str) else None)
+
+
+def _predicted_ms(entry: Mapping[str, Any], position: int) -> float | None:
+    """What the search predicted for an entry.
+
+    Raises:
+        CheckpointError: It is no latency.
+    """
+    value = entry.get("predicted_ms")
+    if value is None:
+        return None
+    is_number = isinstance(value, int | float) and not isinstance(value, bool)
+    if not is_number or not math.isfinite(value) or value <= 0:
+        raise CheckpointError(f"front.{position}: predicted_ms={value!r} is no latency: search again")
+    return float(value)
 
 
 def _of_table(content: Mapping[str, Any]) -> SearchedPoints:
@@ -221,7 +244,7 @@ def _with_distinct_ids(points: Iterable[SearchedPoint]) -> tuple[SearchedPoint, 
     for point in points:
         number = seen[point.id] = seen.get(point.id, 0) + 1
         point_id = point.id if number == 1 else f"{point.id}-{number}"
-        distinct.append(SearchedPoint(point_id, point.config, point.device, point.task, point.is_of_table_ii))
+        distinct.append(replace(point, id=point_id))
     return tuple(distinct)
 
 
