@@ -10,7 +10,7 @@ Source: HAT (Wang et al., ACL 2020) and the Dynamic-HAT paper, section IV-A-d. H
 from __future__ import annotations
 
 import random
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from statistics import fmean
 from typing import Annotated, NamedTuple
 
@@ -20,6 +20,13 @@ from dynhat_runtime.errors import DesignSpaceError
 
 Choices = Annotated[tuple[Annotated[int, Field(gt=0)], ...], Field(min_length=1)]
 LayerValues = Annotated[tuple[int, ...], Field(min_length=1)]
+
+DIMENSIONS = (
+    "encoder_embed_dim", "encoder_num_layers", "encoder_ffn_dim", "encoder_attention_heads",
+    "decoder_embed_dim", "decoder_num_layers", "decoder_ffn_dim", "decoder_attention_heads",
+    "cross_attention_heads", "cross_attention_span",
+)  # fmt: skip
+"""Fields of a `DesignSpace` that hold choices."""
 
 
 class SubTransformerConfig(BaseModel):
@@ -66,6 +73,22 @@ class SubTransformerConfig(BaseModel):
                         "give one entry per active layer"
                     )
         return self
+
+
+def choices_of(config: SubTransformerConfig) -> dict[str, tuple[int, ...]]:
+    """What `config` takes of each dimension, by `DesignSpace`'s field; per layer where layers may differ."""
+    return {
+        "encoder_embed_dim": (config.encoder_embed_dim,),
+        "encoder_num_layers": (config.num_encoder_layers,),
+        "encoder_ffn_dim": config.encoder_ffn_dims,
+        "encoder_attention_heads": config.encoder_attention_heads,
+        "decoder_embed_dim": (config.decoder_embed_dim,),
+        "decoder_num_layers": (config.num_decoder_layers,),
+        "decoder_ffn_dim": config.decoder_ffn_dims,
+        "decoder_attention_heads": config.decoder_attention_heads,
+        "cross_attention_heads": config.cross_attention_heads,
+        "cross_attention_span": config.cross_attention_spans,
+    }
 
 
 class LatencyFeatures(NamedTuple):
@@ -138,11 +161,7 @@ class DesignSpace(BaseModel):
     @model_validator(mode="after")
     def _is_possible(self) -> DesignSpace:
         """Heads must divide qkv_dim, choices must be distinct, spans cannot exceed the encoder's depth."""
-        for field in (
-            "encoder_embed_dim", "encoder_num_layers", "encoder_ffn_dim", "encoder_attention_heads",
-            "decoder_embed_dim", "decoder_num_layers", "decoder_ffn_dim", "decoder_attention_heads",
-            "cross_attention_heads", "cross_attention_span",
-        ):  # fmt: skip
+        for field in DIMENSIONS:
             choices = getattr(self, field)
             if len(set(choices)) != len(choices):
                 raise DesignSpaceError(f"{field}={choices} repeats a choice: list each once")
@@ -221,6 +240,24 @@ class DesignSpace(BaseModel):
             for layer, value in enumerate(values):
                 self._check_value(f"{field}[{layer}]", value, choices)
         return config
+
+    def narrowed_to(self, kept: Mapping[str, Collection[int]], name: str) -> DesignSpace:
+        """This space with only the choices in `kept`, in this space's order; other dimensions stay whole.
+
+        Raises:
+            DesignSpaceError: A dimension would have no choice left.
+        """
+        fields: dict[str, object] = {"name": name, "qkv_dim": self.qkv_dim}
+        for field in DIMENSIONS:
+            choices = getattr(self, field)
+            left = tuple(choice for choice in choices if choice in kept.get(field, choices))
+            if not left:
+                raise DesignSpaceError(
+                    f"{field}={choices} of design space {self.name!r} has none of {sorted(kept[field])}: "
+                    "keep at least one"
+                )
+            fields[field] = left
+        return DesignSpace.model_validate(fields)
 
     def _check_value(self, field: str, value: int, choices: tuple[int, ...]) -> None:
         if value not in choices:
@@ -388,68 +425,3 @@ class DesignSpace(BaseModel):
             for field, depth in blocks
             for layer in ((None,) if depth is None else range(depth))
         )
-
-
-def _hat_space(
-    name: str,
-    *,
-    widths: tuple[int, ...],
-    ffn_dims: tuple[int, ...],
-    heads: tuple[int, ...],
-    spans: tuple[int, ...] = (1, 2, 3),
-    qkv_dim: int = 512,
-) -> DesignSpace:
-    """A space of HAT's shape: six encoder layers, one to six decoder layers, the same choices on both sides."""
-    return DesignSpace(
-        name=name,
-        qkv_dim=qkv_dim,
-        encoder_embed_dim=widths,
-        encoder_num_layers=(6,),
-        encoder_ffn_dim=ffn_dims,
-        encoder_attention_heads=heads,
-        decoder_embed_dim=widths,
-        decoder_num_layers=(6, 5, 4, 3, 2, 1),
-        decoder_ffn_dim=ffn_dims,
-        decoder_attention_heads=heads,
-        cross_attention_heads=heads,
-        cross_attention_span=spans,
-    )
-
-
-def _scaled_paper_space(name: str, divisor: int, heads: tuple[int, ...]) -> DesignSpace:
-    """The paper's space with every width divided by `divisor`."""
-    return _hat_space(
-        name,
-        widths=(640 // divisor, 512 // divisor),
-        ffn_dims=(3072 // divisor, 2048 // divisor, 1024 // divisor),
-        heads=heads,
-        qkv_dim=512 // divisor,
-    )
-
-
-PRESETS: dict[str, DesignSpace] = {
-    space.name: space
-    for space in (
-        _scaled_paper_space("paper-wmt14-ende", 1, (8, 4)),
-        _scaled_paper_space("half-wmt14-ende", 2, (8, 4)),
-        _scaled_paper_space("quarter-wmt14-ende", 4, (4, 2)),
-        _hat_space("reduced-wmt14-ende", widths=(512,), ffn_dims=(3072, 2048), heads=(8, 4), spans=(1, 2)),
-        _scaled_paper_space("hat-wmt14-enfr", 1, (8, 4)),
-        _scaled_paper_space("hat-wmt19-ende", 1, (8, 4)),
-        _hat_space("hat-iwslt14-deen", widths=(640, 512), ffn_dims=(2048, 1024, 512), heads=(4, 2)),
-    )
-}
-"""Named spaces: the paper's (HAT WMT'14 En-De "space0"), its halves that a small machine can train, the paper's
-reduced space, and those of HAT's other tasks (IWSLT: "space1")."""
-
-
-def preset(name: str) -> DesignSpace:
-    """The design space called `name`.
-
-    Raises:
-        DesignSpaceError: No such preset; the message lists those there are.
-    """
-    try:
-        return PRESETS[name]
-    except KeyError:
-        raise DesignSpaceError(f"design space {name!r} is unknown: choose one of {sorted(PRESETS)}") from None

@@ -53,6 +53,9 @@ class OperatingPoint(BaseModel):
     bleu: Annotated[float, Field(ge=0, le=100)] | None = None
     bleu_signature: str | None = None
     """sacreBLEU's signature and the test set; reproduces `bleu`."""
+    chrf: Annotated[float, Field(ge=0, le=100)] | None = None
+    chrf_signature: str | None = None
+    """Likewise for `chrf`."""
 
 
 class DeviceDescription(BaseModel):

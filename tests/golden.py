@@ -126,7 +126,7 @@ def hash_weight(key: str, shape: tuple[int, ...], seed: int) -> torch.Tensor:
 
 def space0_super_transformer() -> SuperTransformer:
     """The reference model at the paper's real size, rebuilt from the recipe (seed 7)."""
-    from dynhat_runtime.design_space import preset
+    from dynhat_runtime.design_space_presets import preset
 
     check = read_json("space0_recipe", "weights_check.json")
     state = {

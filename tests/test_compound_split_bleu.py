@@ -6,6 +6,7 @@ import math
 from collections import Counter
 
 import pytest
+import sacrebleu
 
 from dynhat_runtime.offline.evaluate import compound_split_bleu, split_compounds
 
@@ -54,6 +55,16 @@ def test_agrees_with_our_own_bleu() -> None:
     assert score == pytest.approx(expected, abs=0.006)
     assert signature.startswith("toy|words:moses-en|compounds:split|nrefs:1|case:mixed|")
     assert "tok:none" in signature
+
+
+def test_agrees_with_sacrebleu_on_words_made_by_hand() -> None:
+    """sacreBLEU without a tokenizer gives the same score for text whose words were prepared otherwise."""
+    score, _ = compound_split_bleu(HYPOTHESES, REFERENCES, "en", "toy")
+    ours, theirs = ([" ".join(by_hand(text)) for text in texts] for texts in (HYPOTHESES, REFERENCES))
+    assert MARK in ours[0]
+    expected = sacrebleu.corpus_bleu(ours, [theirs], tokenize="none", force=True).score
+    assert score == round(expected, 2)
+    assert score != round(sacrebleu.corpus_bleu(HYPOTHESES, [REFERENCES]).score, 2)
 
 
 @pytest.mark.parametrize(

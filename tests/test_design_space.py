@@ -9,12 +9,12 @@ from typing import Any
 import pytest
 
 from dynhat_runtime.design_space import (
-    PRESETS,
     DesignSpace,
     SubTransformerConfig,
+    choices_of,
     latency_features,
-    preset,
 )
+from dynhat_runtime.design_space_presets import PRESETS, preset
 from dynhat_runtime.errors import DesignSpaceError
 from dynhat_runtime.offline.import_hat import SPAN_OF_CODE, config_from_hat
 from tests.golden import read_json, space_of_choices
@@ -333,3 +333,31 @@ def test_crossover_takes_each_entry_from_a_parent() -> None:
     for value, pair in zip(child, zip(space.gene(largest), space.gene(smallest), strict=True), strict=True):
         assert value in pair
     assert child not in (space.gene(largest), space.gene(smallest))
+
+
+# --- narrowing ---
+
+
+def test_choices_of_an_architecture_make_a_space_around_it() -> None:
+    """Narrowed to what one architecture takes, the space holds it, keeps its order, and has its largest sizes."""
+    space = preset("paper-wmt14-ende")
+    config = space.sample(random.Random(3))
+    narrowed = space.narrowed_to(choices_of(config), "one")
+    assert narrowed.check(config) is config
+    assert (narrowed.name, narrowed.qkv_dim) == ("one", 512)
+    assert narrowed.max_decoder_layers == config.num_decoder_layers
+    assert narrowed.largest().encoder_ffn_dims[0] == max(config.encoder_ffn_dims)
+    for field, used in choices_of(config).items():
+        assert getattr(narrowed, field) == tuple(c for c in getattr(space, field) if c in used)
+
+
+def test_dimensions_not_named_stay_whole() -> None:
+    """Narrowing one dimension leaves the others as they were."""
+    narrowed = _tiny_space().narrowed_to({"decoder_ffn_dim": [8]}, "tiny")
+    assert narrowed == _tiny_space(decoder_ffn_dim=(8,))
+
+
+def test_narrowing_to_nothing_is_refused() -> None:
+    """A dimension that would have no choice left is named with its choices."""
+    with pytest.raises(DesignSpaceError, match=r"decoder_ffn_dim=\(16, 8\) of .*'tiny' has none of \[7\]"):
+        _tiny_space().narrowed_to({"decoder_ffn_dim": [7]}, "x")

@@ -6,7 +6,8 @@ import math
 
 import pytest
 
-from dynhat_runtime.design_space import DesignSpace, preset
+from dynhat_runtime.design_space import DesignSpace
+from dynhat_runtime.design_space_presets import preset
 from dynhat_runtime.errors import SearchError
 from dynhat_runtime.offline.candidates import (
     Candidate,

@@ -18,7 +18,8 @@ from typer.testing import CliRunner
 
 from dynhat_runtime.cli import app
 from dynhat_runtime.decoding.beam_search import BeamOptions, beam_search
-from dynhat_runtime.design_space import DesignSpace, preset
+from dynhat_runtime.design_space import DesignSpace
+from dynhat_runtime.design_space_presets import preset
 from dynhat_runtime.errors import BundleError, CheckpointError, DesignSpaceError
 from dynhat_runtime.model.checkpoint import Bundle
 from dynhat_runtime.offline.hat_bundle import ImportOptions, count_dict_entries, import_checkpoints

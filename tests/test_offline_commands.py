@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import contextlib
+import csv
+import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from dynhat_runtime.errors import BundleError, SettingsError, UnknownOperatingPointError
 from dynhat_runtime.model.checkpoint import Bundle
-from dynhat_runtime.offline import profile
-from dynhat_runtime.offline.commands import evaluate_bundle, profile_bundle
+from dynhat_runtime.offline import commands, profile
+from dynhat_runtime.offline.commands import EvaluateOptions, evaluate_bundle, profile_bundle
 from dynhat_runtime.offline.profile import ProfileOptions
 from dynhat_runtime.operating_point import OperatingPointTable
 from tests.toy_bundle import write_toy_bundle
@@ -121,10 +124,10 @@ def test_table_that_cannot_be_written(bundle_path: Path, points_file: Path, tmp_
 def test_evaluation_scores_every_point(bundle_path: Path, points_file: Path, test_set: Path) -> None:
     """Without a point all are scored, with signatures that name the test set; the limit is kept."""
     _profile(bundle_path, points_file=points_file)
-    rows = evaluate_bundle(bundle_path, test_set, point_id=None, beam_size=1, limit=4)
+    rows = evaluate_bundle(bundle_path, test_set, options=EvaluateOptions(beam_size=1, limit=4))
     assert [row["id"] for row in rows] == ["narrow", "wide"]
     for row in rows:
-        assert (row["num_sentences"], row["beam_size"]) == (4, 1)
+        assert (row["num_sentences"], row["beam_size"], row["length_penalty"]) == (4, 1, 0.6)
         assert 0 <= row["bleu"] <= 100
         assert row["bleu_signature"].startswith("toy_test|")
         assert row["chrf_signature"].startswith("toy_test|")
@@ -133,10 +136,10 @@ def test_evaluation_scores_every_point(bundle_path: Path, points_file: Path, tes
 def test_evaluation_of_one_point(bundle_path: Path, points_file: Path, test_set: Path) -> None:
     """A named point is scored alone; an unknown one is refused, listing the known."""
     _profile(bundle_path, points_file=points_file)
-    (row,) = evaluate_bundle(bundle_path, test_set, point_id="wide", beam_size=1, limit=2)
+    (row,) = evaluate_bundle(bundle_path, test_set, ["wide"], EvaluateOptions(beam_size=1, limit=2))
     assert row["id"] == "wide"
     with pytest.raises(UnknownOperatingPointError, match="'huge' is unknown: choose one of narrow, wide"):
-        evaluate_bundle(bundle_path, test_set, point_id="huge", beam_size=1, limit=2)
+        evaluate_bundle(bundle_path, test_set, ["huge"], EvaluateOptions(beam_size=1, limit=2))
 
 
 def test_evaluation_with_split_compounds(bundle_path: Path, points_file: Path, test_set: Path) -> None:
@@ -144,9 +147,82 @@ def test_evaluation_with_split_compounds(bundle_path: Path, points_file: Path, t
     pytest.importorskip("sacremoses")
     _profile(bundle_path, points_file=points_file)
     (row,) = evaluate_bundle(
-        bundle_path, test_set, point_id="wide", beam_size=1, limit=2, compound_split=True
+        bundle_path, test_set, ["wide"], EvaluateOptions(beam_size=1, limit=2, compound_split=True)
     )
     assert 0 <= row["compound_split_bleu"] <= 100
     assert row["compound_split_bleu_signature"].startswith("toy_test|words:moses-de|compounds:split|")
-    (row,) = evaluate_bundle(bundle_path, test_set, point_id="wide", beam_size=1, limit=2)
+    (row,) = evaluate_bundle(bundle_path, test_set, ["wide"], EvaluateOptions(beam_size=1, limit=2))
     assert "compound_split_bleu" not in row
+
+
+# --- what an evaluation leaves ---
+
+
+def test_several_points_fastest_first(bundle_path: Path, points_file: Path, test_set: Path) -> None:
+    """Points asked for come fastest first, once each, with the table's latency."""
+    _profile(bundle_path, points_file=points_file)
+    options = EvaluateOptions(beam_size=1, limit=2)
+    rows = evaluate_bundle(bundle_path, test_set, ["wide", "narrow", "wide"], options)
+    assert [(row["id"], row["latency_ms"]) for row in rows] == [("narrow", 11.0), ("wide", 21.0)]
+
+
+def test_length_penalty(
+    bundle_path: Path, points_file: Path, test_set: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The search gets the bundle's own penalty, or the one asked for, and rows say which."""
+    _profile(bundle_path, points_file=points_file)
+    asked: list[float] = []
+
+    def translate_all(_translator, _sub, sources, options, _progress) -> list[str]:
+        asked.append(options.length_penalty)
+        return list(sources)
+
+    monkeypatch.setattr(commands, "translate_all", translate_all)
+    rows = [
+        evaluate_bundle(bundle_path, test_set, ["wide"], EvaluateOptions(length_penalty=penalty))[0]
+        for penalty in (None, 1.0, 0.0)
+    ]
+    assert asked == [row["length_penalty"] for row in rows] == [0.6, 1.0, 0.0]
+
+
+def test_files_are_written_after_every_point(
+    bundle_path: Path, points_file: Path, test_set: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """CSV and Markdown hold every finished point when an evaluation is interrupted, and nothing half-written."""
+    _profile(bundle_path, points_file=points_file)
+    options = EvaluateOptions(beam_size=1, limit=2, csv=tmp_path / "s.csv", markdown=tmp_path / "s.md")
+    real = commands.translate_all
+
+    def interrupted_at_the_second(*arguments: Any) -> list[str]:
+        if options.csv and options.csv.exists():
+            raise KeyboardInterrupt
+        return real(*arguments)
+
+    monkeypatch.setattr(commands, "translate_all", interrupted_at_the_second)
+    with pytest.raises(KeyboardInterrupt):
+        evaluate_bundle(bundle_path, test_set, options=options)
+    with (tmp_path / "s.csv").open() as file:
+        assert [(row["id"], row["latency_ms"]) for row in csv.DictReader(file)] == [("narrow", "11.0")]
+    assert "| narrow | 11.0 |" in (tmp_path / "s.md").read_text()
+    assert list(tmp_path.glob("*.partial")) == []
+    monkeypatch.setattr(commands, "translate_all", real)
+    rows = evaluate_bundle(bundle_path, test_set, options=options)
+    with (tmp_path / "s.csv").open() as file:
+        read = list(csv.DictReader(file))
+    assert [float(row["bleu"]) for row in read] == [row["bleu"] for row in rows]
+    assert read[1]["bleu_signature"] == rows[1]["bleu_signature"]
+
+
+def test_files_that_cannot_be_written_are_named_first(
+    bundle_path: Path, points_file: Path, test_set: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A file in a folder that is not there is refused before anything is translated, and so is missing sacremoses."""
+    _profile(bundle_path, points_file=points_file)
+    monkeypatch.setattr(commands, "translate_all", None)
+    for option in ("csv", "markdown"):
+        options = EvaluateOptions(**{option: tmp_path / "absent" / "s"})
+        with pytest.raises(SettingsError, match=rf"absent.*cannot be written .*give --{option}"):
+            evaluate_bundle(bundle_path, test_set, options=options)
+    monkeypatch.setitem(sys.modules, "sacremoses", None)
+    with pytest.raises(SettingsError, match=r"sacremoses is not installed.*\[hat\]"):
+        evaluate_bundle(bundle_path, test_set, options=EvaluateOptions(compound_split=True))

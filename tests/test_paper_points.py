@@ -8,7 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from dynhat_runtime.design_space import DesignSpace, preset
+from dynhat_runtime.design_space import DesignSpace
+from dynhat_runtime.design_space_presets import preset
 from dynhat_runtime.errors import BundleError, SettingsError
 from dynhat_runtime.model.checkpoint import PAPER_POINTS, Bundle, shipped_bundle_path
 from dynhat_runtime.offline.import_hat import config_from_hat_yaml, search_from_hat_yaml, space_from_hat_yaml

@@ -7,7 +7,8 @@ import random
 import numpy as np
 import pytest
 
-from dynhat_runtime.design_space import DesignSpace, preset
+from dynhat_runtime.design_space import DesignSpace
+from dynhat_runtime.design_space_presets import preset
 from dynhat_runtime.errors import SearchError
 from dynhat_runtime.offline.candidates import Candidate, pareto_front
 from dynhat_runtime.offline.evolution import random_search

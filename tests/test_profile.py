@@ -15,7 +15,7 @@ import pytest
 import torch
 from rich.console import Console
 
-from dynhat_runtime.design_space import preset
+from dynhat_runtime.design_space_presets import preset
 from dynhat_runtime.errors import SettingsError
 from dynhat_runtime.model.checkpoint import Bundle
 from dynhat_runtime.model.sub_transformer import EncoderOutput, IncrementalDecoder, SubTransformer

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from dynhat_runtime.errors import TrainingError
-from dynhat_runtime.offline.recipe import Recipe
+from dynhat_runtime.design_space import SubTransformerConfig
+from dynhat_runtime.errors import DesignSpaceError, TrainingError
+from dynhat_runtime.offline.recipe import FixedRecipe, Recipe
 from tests.toy_training import TOY_SPACE, as_toml, toy_fields, toy_recipe
 
 RECIPES = Path(__file__).parent.parent / "recipes"
@@ -99,3 +101,78 @@ def test_file_that_is_no_recipe(tmp_path: Path) -> None:
     path = tmp_path / "broken.toml"
     path.write_text("[data\n")
     assert "not TOML" in _error(path)
+
+
+# --- one architecture alone, and other budgets ---
+
+
+def _mixed() -> SubTransformerConfig:
+    """An architecture whose layers differ."""
+    largest = toy_recipe().model.space.largest()
+    return largest.model_copy(update={"encoder_ffn_dims": (16, 24), "cross_attention_spans": (2, 1)})
+
+
+def test_recipe_for_one_architecture() -> None:
+    """Alone, an architecture has a space of its own sizes, is what every update trains, and all else stays."""
+    anchors = [{"size": "smallest", "share": 0.5}]
+    recipe = toy_recipe(sampling={"anchors": anchors})
+    alone = recipe.for_one("mixed", _mixed())
+    space = alone.model.space
+    assert space.name == "toy-mixed"
+    assert (space.encoder_embed_dim, space.encoder_ffn_dim, space.decoder_num_layers) == (
+        (16,),
+        (24, 16),
+        (2,),
+    )
+    assert alone.sampling.strategy == "fixed"
+    assert alone.sampling.fixed == FixedRecipe(id="mixed", config=_mixed())
+    assert (alone.data, alone.optimizer, alone.loop) == (recipe.data, recipe.optimizer, recipe.loop)
+    assert Recipe.model_validate_json(alone.model_dump_json()) == alone
+
+
+def test_architecture_outside_the_recipes_space() -> None:
+    """An architecture that the recipe's space does not hold is refused by field and value."""
+    outside = _mixed().model_copy(update={"encoder_embed_dim": 12})
+    with pytest.raises(DesignSpaceError, match="encoder_embed_dim=12 is not in design space 'toy'"):
+        toy_recipe().for_one("outside", outside)
+
+
+@pytest.mark.parametrize(("max_updates", "warmup"), [(3, 1), (1, 0), (6, 2), (60, 2)])
+def test_budget(max_updates: int, warmup: int) -> None:
+    """Another number of updates leaves all else as it is, but for a warm-up of more than half of them."""
+    recipe = toy_recipe().with_budget(max_updates)
+    assert (recipe.optimizer.max_updates, recipe.optimizer.num_warmup_updates) == (max_updates, warmup)
+    assert recipe.optimizer.peak_lr == toy_recipe().optimizer.peak_lr
+    assert recipe.model_copy(update={"optimizer": toy_recipe().optimizer}) == toy_recipe()
+
+
+@pytest.mark.parametrize(
+    ("sampling", "message"),
+    [
+        ({"strategy": "fixed"}, r"sampling: .*'fixed' needs \[sampling\.fixed\]"),
+        (
+            {"fixed": {"id": "a", "config": _mixed().model_dump(mode="json")}},
+            r"sampling: .*strategy='single'.*others have none",
+        ),
+        (
+            {
+                "strategy": "fixed",
+                "fixed": {"id": "a", "config": _mixed().model_dump(mode="json")},
+                "anchors": [{"size": "smallest", "share": 0.5}],
+            },
+            r"sampling: .*leave out the anchors",
+        ),
+        (
+            {
+                "strategy": "fixed",
+                "fixed": {"id": "a", "config": {**_mixed().model_dump(mode="json"), "decoder_embed_dim": 9}},
+            },
+            r"decoder_embed_dim=9 is not in design space 'toy'",
+        ),
+    ],
+)
+def test_fixed_architecture_that_contradicts(tmp_path: Path, sampling: dict[str, Any], message: str) -> None:
+    """Strategy and fixed architecture come together, without anchors, and within the space."""
+    path = tmp_path / "wrong.toml"
+    path.write_text(as_toml(toy_fields(sampling=sampling)))
+    assert re.search(message, _error(path))

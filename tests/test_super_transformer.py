@@ -12,7 +12,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from dynhat_runtime.design_space import DesignSpace, SubTransformerConfig, preset
+from dynhat_runtime.design_space import DesignSpace, SubTransformerConfig
+from dynhat_runtime.design_space_presets import preset
 from dynhat_runtime.errors import BundleError, DesignSpaceError
 from dynhat_runtime.model.sub_transformer import SubTransformer
 from dynhat_runtime.model.super_transformer import (
@@ -389,3 +390,27 @@ def test_decoding_layout_changes_no_number() -> None:
     assert len({sub.output.weight_OI.untyped_storage().data_ptr() for sub in subs}) == 1
     assert subs[0].output.weight_OI.stride(0) == 1
     assert subs[0].src_embedding.table_VE.data_ptr() == plain.weights["encoder.embedding"].data_ptr()
+
+
+@pytest.mark.parametrize(("encoder_dim", "decoder_dim"), [(8, 16), (16, 8)])
+def test_stacks_of_different_widths_share_a_matrix(encoder_dim: int, decoder_dim: int) -> None:
+    """One matrix for all embeddings serves stacks of different largest widths, laid out for decoding or not."""
+    space = preset("quarter-wmt14-ende").model_copy(
+        update={
+            "encoder_embed_dim": (encoder_dim,),
+            "decoder_embed_dim": (decoder_dim,),
+            "encoder_num_layers": (1,),
+            "decoder_num_layers": (1,),
+            "cross_attention_span": (1,),
+        }
+    )
+    whole = SuperTransformer.random(
+        SuperTransformerSpec(design_space=space, src_vocab_size=20, tgt_vocab_size=20), seed=1
+    )
+    assert whole.weights["encoder.embedding"].shape == (20, 16)
+    tokens = torch.tensor([[5, 6, 2]])
+    logits = [
+        model.extract(space.largest()).logits(tokens, tokens)
+        for model in (whole, whole.laid_out_for_decoding())
+    ]
+    torch.testing.assert_close(*logits)

@@ -11,12 +11,24 @@ from typing import Annotated
 
 import typer
 
-from dynhat_runtime.cli.root import BundleOption, JsonOption, app, bundle_path
+from dynhat_runtime.cli.root import BundleOption, JsonOption, TableOption, app, bundle_path
 from dynhat_runtime.errors import SettingsError
 
 DataDirOption = Annotated[Path, typer.Option(help="Folder below which the recipe's text files lie.")]
 RunDirOption = Annotated[Path, typer.Option(help="Folder of this training run; it is resumed if it exists.")]
 RecipeArgument = Annotated[Path, typer.Argument(help="Training recipe, a TOML file.")]
+SubTransformerOption = Annotated[
+    str | None, typer.Option(metavar="POINT", help="Train this operating point alone, from scratch.")
+]
+PointBundleOption = Annotated[
+    Path | None, typer.Option(help="Bundle that has the operating point; without it the shipped one.")
+]
+PointFileOption = Annotated[
+    Path | None, typer.Option("--points", help="Any file of points that has the operating point instead.")
+]
+MaxUpdatesOption = Annotated[
+    int | None, typer.Option(min=1, help="Updates instead of the recipe's; the schedule follows.")
+]
 
 
 @app.command()
@@ -30,24 +42,32 @@ def train(
     num_threads: Annotated[
         int | None, typer.Option(min=1, help="CPU threads of this process; without it torch's default.")
     ] = None,
+    subtransformer: SubTransformerOption = None,
+    bundle: PointBundleOption = None,
+    points_file: PointFileOption = None,
+    max_updates: MaxUpdatesOption = None,
 ) -> None:
-    """Train a SuperTransformer. Ctrl-C saves; the same command goes on from there.
+    """Train a SuperTransformer, or one operating point alone. Ctrl-C saves; the same command goes on from there.
 
     \b
     Example:
       dynhat train recipes/en-de.toml --data-dir data --run-dir runs/en-de
       torchrun --nproc-per-node 2 -m dynhat_runtime train recipes/en-de.toml \\
         --data-dir data --run-dir runs/en-de --num-threads 1
+      dynhat train recipes/en-de.toml --data-dir data --run-dir runs/l3 --subtransformer l3
     """
     _need_offline()
     import torch
 
-    from dynhat_runtime.offline.recipe import Recipe
+    from dynhat_runtime.offline.run_recipe import recipe_to_run
     from dynhat_runtime.offline.train import train as train_run
 
     if num_threads:
         torch.set_num_threads(num_threads)
-    run = train_run(Recipe.load(recipe), data_dir, run_dir, device_name=device)
+    asked = recipe_to_run(
+        recipe, point_id=subtransformer, bundle=bundle, points_file=points_file, max_updates=max_updates
+    )
+    run = train_run(asked, data_dir, run_dir, device_name=device)
     typer.echo(f"saved in {run.path}; make a bundle with 'dynhat export'", err=True)
 
 
@@ -57,20 +77,30 @@ def export(
     run_dir: RunDirOption,
     out: Annotated[Path, typer.Option(help="Bundle folder to write.")],
     average: Annotated[int, typer.Option(min=1, help="Checkpoints to average, the last ones.")] = 5,
+    subtransformer: SubTransformerOption = None,
+    bundle: PointBundleOption = None,
+    points_file: PointFileOption = None,
+    max_updates: MaxUpdatesOption = None,
 ) -> None:
     """Write a training run's averaged checkpoints as a bundle, still without operating points.
+
+    A run with --subtransformer, --points or --max-updates is exported with the same.
 
     \b
     Example:
       dynhat export recipes/en-de.toml --run-dir runs/en-de --out my-bundle
       dynhat profile --points --bundle my-bundle --from recipes/en-de-points.toml
+      dynhat export recipes/en-de.toml --run-dir runs/l3 --out l3-alone --subtransformer l3
     """
     _need_offline()
     from dynhat_runtime.offline.export import export_bundle
-    from dynhat_runtime.offline.recipe import Recipe
+    from dynhat_runtime.offline.run_recipe import recipe_to_run
 
-    bundle = export_bundle(Recipe.load(recipe), run_dir, out, average)
-    typer.echo(f"wrote {bundle.path}; measure its operating points with 'dynhat profile --points'", err=True)
+    asked = recipe_to_run(
+        recipe, point_id=subtransformer, bundle=bundle, points_file=points_file, max_updates=max_updates
+    )
+    written = export_bundle(asked, run_dir, out, average)
+    typer.echo(f"wrote {written.path}; measure its operating points with 'dynhat profile --points'", err=True)
 
 
 @app.command(name="import-hat")
@@ -130,49 +160,88 @@ def import_hat(
 @app.command()
 def profile(
     measure_points: Annotated[
-        bool, typer.Option("--points", help="Measure the operating points of the bundle's table.")
+        bool, typer.Option("--points", help="Measure the operating points of the bundle's table instead.")
     ] = False,
     bundle: BundleOption = None,
+    out: Annotated[
+        Path | None,
+        typer.Option(
+            help="Dataset to write or continue (latency-dataset.csv); with --points the table's file, "
+            "without it into the bundle."
+        ),
+    ] = None,
+    samples: Annotated[int, typer.Option(min=2, help="SubTransformers to sample.")] = 300,
+    runs: Annotated[
+        int | None, typer.Option(min=5, help="Timed runs of each (300; with --points 30).")
+    ] = None,
+    beam: Annotated[int, typer.Option(min=1, max=16, help="Beam to measure with; serve with the same.")] = 4,
+    seed: Annotated[int, typer.Option(help="Of the sampling.")] = 1,
+    measure_on: Annotated[
+        str, typer.Option("--on", help="cpu, cuda:0 ...; points are measured on the CPU.")
+    ] = "cpu",
     points_file: Annotated[
         Path | None,
-        typer.Option("--from", help="Points instead of the table's: TOML, published .json, HAT's .yml."),
+        typer.Option(
+            "--from", help="With --points: others than the table's; TOML, published .json, HAT's .yml."
+        ),
     ] = None,
     device: Annotated[
         str | None, typer.Option(help="Of published points those of this device, such as jetson-nano-gpu.")
     ] = None,
     dev: Annotated[
-        Path | None, typer.Option(help="Dev set (.tsv.gz): measure each point's dev loss.")
+        Path | None, typer.Option(help="With --points: dev set (.tsv.gz) to measure each point's dev loss.")
     ] = None,
-    test: Annotated[Path | None, typer.Option(help="Test set (.tsv.gz): measure each point's BLEU.")] = None,
-    runs: Annotated[int, typer.Option(min=5, help="Timed runs per point, length and CPU count.")] = 30,
-    beam: Annotated[int, typer.Option(min=1, max=16, help="Beam to measure with; serve with the same.")] = 4,
-    out: Annotated[Path | None, typer.Option(help="Write the table here instead of into the bundle.")] = None,
+    test: Annotated[
+        Path | None, typer.Option(help="With --points: test set (.tsv.gz) to measure each point's BLEU.")
+    ] = None,
 ) -> None:
-    """Measure operating points on this device: latency at several lengths and CPU counts, and quality.
+    """Measure this device: sampled SubTransformers for a latency predictor, or, with --points, operating points.
 
-    Quality is carried over from the present table unless --dev or --test measure it again.
+    A dataset row is on disk as soon as it is measured: after Ctrl-C the same command goes on. Rows during which the
+    device changed (CPUs, clocks' caps, power mode, other work) are measured again.
 
     \b
     Example:
+      dynhat profile --samples 300 --out nano.csv && dynhat fit-predictor nano.csv
       dynhat profile --points
       dynhat profile --points --out nano.json && dynhat serve --table nano.json
     """
     _need_offline()
-    if not measure_points:
-        raise SettingsError("profile needs to know what to measure: give --points")
-    from dynhat_runtime.offline.commands import profile_bundle
-    from dynhat_runtime.offline.profile import ProfileOptions
+    if measure_points:
+        from dynhat_runtime.offline.commands import profile_bundle
+        from dynhat_runtime.offline.profile import ProfileOptions
 
-    where = profile_bundle(
+        where = profile_bundle(
+            bundle_path(bundle),
+            points_file=points_file,
+            points_device=device,
+            dev=dev,
+            test=test,
+            options=ProfileOptions(num_runs=runs or 30, beam_size=beam),
+            out=out,
+        )
+        typer.echo(f"wrote {where}", err=True)
+        return
+    for name, value in (("--from", points_file), ("--device", device), ("--dev", dev), ("--test", test)):
+        if value is not None:
+            raise SettingsError(f"{name} is for operating points: give --points too, or leave it out")
+    from dynhat_runtime.offline.commands import profile_dataset
+    from dynhat_runtime.offline.profile_dataset import DatasetOptions
+    from dynhat_runtime.offline.train import pick_device
+
+    dataset = out or Path("latency-dataset.csv")
+    num_rows = profile_dataset(
         bundle_path(bundle),
-        points_file=points_file,
-        points_device=device,
-        dev=dev,
-        test=test,
-        options=ProfileOptions(num_runs=runs, beam_size=beam),
-        out=out,
+        DatasetOptions(
+            num_samples=samples,
+            num_runs=runs or 300,
+            beam_size=beam,
+            seed=seed,
+            device=pick_device(measure_on),
+        ),
+        dataset,
     )
-    typer.echo(f"wrote {where}", err=True)
+    typer.echo(f"{num_rows} rows added to {dataset}; next: dynhat fit-predictor {dataset}", err=True)
 
 
 @app.command()
@@ -242,26 +311,45 @@ def search(
 def evaluate(
     test: Annotated[Path, typer.Option(help="Test set: gzipped TSV, source, tab, reference.")],
     bundle: BundleOption = None,
-    point: Annotated[str | None, typer.Option(help="One operating point; without it all of them.")] = None,
+    point: Annotated[
+        list[str] | None, typer.Option(help="An operating point, may be repeated; without it all of them.")
+    ] = None,
     beam: Annotated[int, typer.Option(min=1, max=16, help="Hypotheses kept per sentence.")] = 4,
+    length_penalty: Annotated[
+        float | None,
+        typer.Option(
+            min=0, max=10, help="Exponent of the length in scores; without it the bundle's (0.6 on WMT)."
+        ),
+    ] = None,
     limit: Annotated[int | None, typer.Option(min=1, help="Only the first so many sentences.")] = None,
     compound_split: Annotated[
         bool, typer.Option("--compound-split", help="Also HAT's BLEU: Moses words, compounds split.")
     ] = False,
+    csv: Annotated[Path | None, typer.Option(help="Write the scores here, after every point.")] = None,
+    markdown: Annotated[
+        Path | None, typer.Option(help="Write a table for people here, after every point.")
+    ] = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Score operating points on a test set: BLEU and chrF with sacreBLEU's signatures.
+    """Score operating points on a test set, fastest first: BLEU and chrF with sacreBLEU's signatures.
 
     \b
     Example:
       dynhat evaluate --test data/test/tatoeba_test.tsv.gz --point l6
+      dynhat evaluate --test newstest2014.tsv.gz --compound-split --csv scores.csv --markdown scores.md
     """
     _need_offline()
-    from dynhat_runtime.offline.commands import evaluate_bundle
+    from dynhat_runtime.offline.commands import EvaluateOptions, evaluate_bundle
 
-    rows = evaluate_bundle(
-        bundle_path(bundle), test, point_id=point, beam_size=beam, limit=limit, compound_split=compound_split
+    options = EvaluateOptions(
+        beam_size=beam,
+        length_penalty=length_penalty,
+        limit=limit,
+        compound_split=compound_split,
+        csv=csv,
+        markdown=markdown,
     )
+    rows = evaluate_bundle(bundle_path(bundle), test, point or (), options)
     if as_json:
         typer.echo(json.dumps(rows, indent=1))
         return
@@ -274,6 +362,167 @@ def evaluate(
     for signature in ("bleu_signature", "chrf_signature", "compound_split_bleu_signature"):
         if signature in rows[0]:
             typer.echo(rows[0][signature])
+
+
+@app.command("reduce-space")
+def reduce_space(
+    points_file: Annotated[
+        Path,
+        typer.Argument(
+            metavar="POINTS.json",
+            help="Searched or published points, a table of operating points, or a search's result.",
+        ),
+    ],
+    device: Annotated[
+        str | None, typer.Option(help="Only this device's points, such as jetson-nano-gpu.")
+    ] = None,
+    space: Annotated[
+        str | None,
+        typer.Option(
+            help="Original space, a preset or HAT's YAML file; without it the file's, or the paper's."
+        ),
+    ] = None,
+    name: Annotated[str | None, typer.Option(help="Of the reduced space.")] = None,
+    recipe: Annotated[
+        Path | None, typer.Option(help="Training recipe: write it with the reduced space to --out.")
+    ] = None,
+    out: Annotated[
+        Path | None, typer.Option(help="New file: the reduced space in JSON, with --recipe a recipe in TOML.")
+    ] = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Reduce the design space to the choices that a device's searched points use (the paper's step 5).
+
+    \b
+    Example:
+      dynhat reduce-space operating_points/wmt14-en-de/paper_points.json --device jetson-nano-gpu
+      dynhat reduce-space operating_points/en-de/tables/amd-epyc-2-cpus.json \\
+        --recipe recipes/en-de.toml --out reduced.toml
+      dynhat train reduced.toml --data-dir data --run-dir runs/reduced
+    """
+    _need_offline()
+    from dynhat_runtime.offline.commands import reduce_design_space
+    from dynhat_runtime.offline.reduction_report import print_reduction
+
+    reduction = reduce_design_space(
+        points_file, device=device, space=space, name=name, recipe=recipe, out=out
+    )
+    if as_json:
+        typer.echo(json.dumps(reduction.as_json(), indent=1))
+    else:
+        print_reduction(reduction)
+    if out is not None:
+        typer.echo(f"wrote {out}" + ("; train it with 'dynhat train'" if recipe else ""), err=True)
+
+
+@app.command("export-points")
+def export_points(
+    searched: Annotated[
+        list[Path], typer.Argument(help="Results of 'dynhat search', or any files of points (.json, .toml).")
+    ],
+    dev: Annotated[Path, typer.Option(help="Dev set (.tsv.gz): points are chosen by their loss on it.")],
+    test: Annotated[
+        Path | None, typer.Option(help="Test set (.tsv.gz): BLEU and chrF of the chosen points.")
+    ] = None,
+    bundle: BundleOption = None,
+    max_points: Annotated[int, typer.Option(min=1, help="Operating points of the table.")] = 12,
+    max_candidates: Annotated[int, typer.Option(min=1, help="Architectures to measure.")] = 32,
+    runs: Annotated[int, typer.Option(min=5, help="Timed runs per point, length and state.")] = 30,
+    beam: Annotated[int, typer.Option(min=1, max=16, help="Beam to measure with; serve with the same.")] = 4,
+    out: Annotated[Path | None, typer.Option(help="Write the table here instead of into the bundle.")] = None,
+    work_dir: Annotated[
+        Path, typer.Option(help="Keeps losses and scores as they come, and what became of every candidate.")
+    ] = Path("export-points"),
+) -> None:
+    """Measure a search's front on this device and write the table of operating points that the daemon loads.
+
+    What something faster says as well is dropped. Ctrl-C loses no loss and no score: run the same command again.
+
+    \b
+    Example:
+      dynhat export-points runs/search/search.json --dev DEV.tsv.gz --test TEST.tsv.gz
+    """
+    _need_offline()
+    from dynhat_runtime.model.checkpoint import Bundle
+    from dynhat_runtime.offline.export_points import ExportOptions
+    from dynhat_runtime.offline.export_points import export_points as export_found
+    from dynhat_runtime.offline.profile import ProfileOptions
+
+    where = export_found(
+        Bundle.open(bundle_path(bundle)),
+        searched,
+        dev=dev,
+        test=test,
+        options=ExportOptions(
+            max_candidates=max_candidates,
+            max_points=max_points,
+            profile=ProfileOptions(num_runs=runs, beam_size=beam),
+        ),
+        out=out,
+        work=work_dir,
+    )
+    typer.echo(f"wrote {where}", err=True)
+
+
+@app.command()
+def report(
+    dev: Annotated[Path, typer.Option(help="Dev set (.tsv.gz).")],
+    test: Annotated[Path, typer.Option(help="Test set (.tsv.gz).")],
+    bundle: BundleOption = None,
+    table: TableOption = None,
+    alone: Annotated[
+        list[str] | None, typer.Option(help="POINT=BUNDLE: that point trained alone, for Table I; repeat.")
+    ] = None,
+    same_budget: Annotated[
+        Path | None,
+        typer.Option(
+            help="SuperTransformer trained on the budget of --alone and --reduced; without it the bundle."
+        ),
+    ] = None,
+    reduced: Annotated[
+        Path | None, typer.Option(help="SuperTransformer of the reduced design space, for Figure 5.")
+    ] = None,
+    switches: Annotated[int, typer.Option(min=1, help="Changes of the model to time, for Table III.")] = 50,
+    out: Annotated[Path, typer.Option(help="Folder of results; the device gets its own below.")] = Path(
+        "docs/results"
+    ),
+    cache: Annotated[
+        Path | None, typer.Option(help="File that keeps scores; without it scores.jsonl beside the page.")
+    ] = None,
+) -> None:
+    """Write this device's results as one page in the paper's form: Tables I to III, Figures 3 to 5.
+
+    Ours are measured here, the paper's stand beside them and are labelled.
+
+    \b
+    Example:
+      dynhat report --dev DEV.tsv.gz --test TEST.tsv.gz --alone l3=l3-bundle --reduced reduced-bundle
+    """
+    _need_offline()
+    from dataclasses import asdict
+
+    from rich.console import Console
+
+    from dynhat_runtime.model.checkpoint import Bundle
+    from dynhat_runtime.offline.report_command import cache_path
+    from dynhat_runtime.offline.report_command import report as write_report
+    from dynhat_runtime.switch_times import measure_switch_times
+
+    opened = Bundle.open(bundle_path(bundle))
+    points = opened.table(table)
+    page = write_report(
+        opened,
+        points,
+        dev=dev,
+        test=test,
+        switch_times=asdict(measure_switch_times(opened, points, switches, Console(stderr=True))),
+        alone=alone or [],
+        same_budget=same_budget,
+        reduced=reduced,
+        out=out,
+        cache=cache or cache_path(points, out),
+    )
+    typer.echo(f"wrote {page}", err=True)
 
 
 @app.command("export-ctranslate2")
@@ -303,6 +552,8 @@ def _need_offline() -> None:
     """
     from importlib.util import find_spec
 
-    missing = [name for name in ("sacrebleu", "matplotlib", "yaml", "pymoo") if find_spec(name) is None]
+    missing = [
+        name for name in ("sacrebleu", "matplotlib", "yaml", "pymoo", "tomli_w") if find_spec(name) is None
+    ]
     if missing:
         raise SettingsError(f"{missing[0]} is not installed: pip install 'dynhat-runtime[offline]'")

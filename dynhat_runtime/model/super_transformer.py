@@ -77,7 +77,11 @@ def parameter_shapes(spec: SuperTransformerSpec) -> dict[str, tuple[int, ...]]:
         linear(f"{prefix}.self_attention.out", dim, qkv)
         norm(f"{prefix}.self_attention_norm", dim)
 
-    shapes["encoder.embedding"] = (spec.src_vocab_size, enc)
+    # One matrix for all is as wide as the wider of the two stacks.
+    shapes["encoder.embedding"] = (
+        spec.src_vocab_size,
+        max(enc, dec) if spec.tied_embeddings == "all" else enc,
+    )
     for i in range(space.max_encoder_layers):
         self_attention(f"encoder.{i}", enc)
         feed_forward(f"encoder.{i}", enc, max(space.encoder_ffn_dim))
@@ -177,7 +181,9 @@ class SuperTransformer:
             name: weight if weight.dim() < 2 or name.endswith("embedding") else _input_major(weight)
             for name, weight in self.weights.items()
         }
-        weights.setdefault("decoder.embedding", weights["encoder.embedding"])
+        space, shared = self.spec.design_space, weights["encoder.embedding"]
+        weights["encoder.embedding"] = shared[:, : max(space.encoder_embed_dim)]
+        weights.setdefault("decoder.embedding", shared[:, : max(space.decoder_embed_dim)])
         weights.setdefault("decoder.output", _input_major(weights["decoder.embedding"]))
         return SuperTransformer(self.spec.model_copy(update={"tied_embeddings": "none"}), weights)
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import asdict, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -11,11 +11,16 @@ from rich.console import Console
 from rich.progress import Progress
 
 from dynhat_runtime.decoding.beam_search import BeamOptions
+from dynhat_runtime.decoding.moses_bpe import moses_words
 from dynhat_runtime.decoding.translator import Translator
-from dynhat_runtime.design_space import DesignSpace, preset
-from dynhat_runtime.errors import SettingsError
+from dynhat_runtime.design_space import DesignSpace
+from dynhat_runtime.design_space_presets import preset
+from dynhat_runtime.errors import DesignSpaceError, SettingsError
 from dynhat_runtime.model.checkpoint import PAPER_POINTS, Bundle, shipped_bundle_path
 from dynhat_runtime.model.super_transformer import SuperTransformer
+from dynhat_runtime.model.threads import use_decoding_threads
+from dynhat_runtime.monitor.host import HostMonitor
+from dynhat_runtime.monitor.identity import device_name
 from dynhat_runtime.offline.data import Pair
 from dynhat_runtime.offline.evaluate import (
     Scores,
@@ -25,16 +30,39 @@ from dynhat_runtime.offline.evaluate import (
     score,
     translate_all,
 )
+from dynhat_runtime.offline.evaluation_progress import EvaluationProgress
 from dynhat_runtime.offline.hat_bundle import ImportOptions, import_checkpoints
 from dynhat_runtime.offline.import_hat import space_from_hat_yaml
-from dynhat_runtime.offline.point_files import YAML_ENDINGS, points_from_any, table_ii_points
+from dynhat_runtime.offline.point_files import (
+    YAML_ENDINGS,
+    points_from_any,
+    points_of_bundle,
+    table_ii_points,
+)
 from dynhat_runtime.offline.profile import (
     PointQuality,
     PointToMeasure,
     ProfileOptions,
-    points_of_table,
     profile_points,
 )
+from dynhat_runtime.offline.profile_dataset import (
+    DatasetOptions,
+    conditions_now,
+    measure_by_protocol,
+    measure_dataset,
+    on_device,
+)
+from dynhat_runtime.offline.recipe import Recipe
+from dynhat_runtime.offline.reduce_space import (
+    DEFAULT_SPACE,
+    Reduction,
+    deciding_points,
+    recipe_with_space,
+    reduce_space,
+)
+from dynhat_runtime.offline.score_sheet import as_csv, as_markdown
+from dynhat_runtime.offline.searched_points import read_searched_points
+from dynhat_runtime.offline.text_files import check_writable, write_new_text, write_text
 
 FEW_RUNS = ProfileOptions(num_runs=5, num_warmup_runs=1)
 """Enough to serve with; measure again with more."""
@@ -57,7 +85,7 @@ def profile_bundle(
     """
     bundle = Bundle.open(path)
     points = (
-        points_of_table(bundle.table())
+        points_of_bundle(bundle)
         if points_file is None
         else points_from_any(points_file, bundle.design_space, points_device)
     )
@@ -87,6 +115,27 @@ def profile_bundle(
             f"{out}: cannot be written ({error.strerror}): give --out a file you may write"
         ) from error
     return out
+
+
+def profile_dataset(path: Path, options: DatasetOptions, out: Path) -> int:
+    """Measure sampled SubTransformers of a bundle into the latency dataset `out`; returns the rows measured.
+
+    Raises:
+        DynhatError: What is wrong with the bundle or the dataset, or that the device does not hold still.
+    """
+    bundle = Bundle.open(path)
+    space = bundle.design_space
+    super_transformer = on_device(bundle.super_transformer().laid_out_for_decoding(), options.device)
+    use_decoding_threads()
+    monitor, name = HostMonitor(), device_name()
+    return measure_dataset(
+        space,
+        options,
+        out,
+        measure=measure_by_protocol(super_transformer, options),
+        read_conditions=lambda: conditions_now(monitor.read(), space, name, options),
+        console=Console(stderr=True),
+    )
 
 
 def import_bundle(
@@ -138,6 +187,56 @@ def design_space_called(name: str) -> DesignSpace:
     return space_from_hat_yaml(Path(name)) if Path(name).suffix in YAML_ENDINGS else preset(name)
 
 
+def reduce_design_space(
+    points_file: Path,
+    *,
+    device: str | None,
+    space: str | None,
+    name: str | None,
+    recipe: Path | None,
+    out: Path | None,
+) -> Reduction:
+    """Reduce the design space to what a file's points use; write it, or the recipe with it.
+
+    Raises:
+        DynhatError: What is wrong with the points, the device, the space, the recipe or the file to write.
+    """
+    if recipe is not None and out is None:
+        raise SettingsError(f"--recipe {recipe} needs a file to write: give --out NEW.toml")
+    searched = read_searched_points(points_file)
+    original = _original_space(points_file, searched.design_space, space, recipe)
+    reduction = reduce_space(original, deciding_points(searched, original, device), name)
+    if out is not None:
+        reduced = reduction.reduced
+        text = (
+            reduced.model_dump_json(indent=1) + "\n" if recipe is None else recipe_with_space(recipe, reduced)
+        )
+        write_new_text(out, text, "--out")
+    return reduction
+
+
+def _original_space(
+    points_file: Path, named_by_file: str | None, asked_for: str | None, recipe: Path | None
+) -> DesignSpace:
+    """The space asked for; else the one the file names, which the recipe may hold; else the paper's.
+
+    Raises:
+        DynhatError: No such space, or a file that holds none.
+    """
+    if asked_for is not None:
+        return design_space_called(asked_for)
+    if named_by_file is None:
+        return preset(DEFAULT_SPACE)
+    if recipe is not None and (space := Recipe.load(recipe).model.space).name == named_by_file:
+        return space
+    try:
+        return preset(named_by_file)
+    except DesignSpaceError as error:
+        raise SettingsError(
+            f"{points_file}: {error} with --space, or give the --recipe that holds it"
+        ) from error
+
+
 def _quality(
     translator: Translator,
     super_transformer: SuperTransformer,
@@ -157,43 +256,81 @@ def _quality(
         translations = _translate_with(translator, super_transformer, point, test_pairs, search, console)
         scores = _scores(translations, test_pairs, test)
         quality = replace(
-            quality, bleu=scores.bleu, bleu_signature=f"{scores.bleu_signature}|beam:{search.beam_size}"
+            quality,
+            bleu=scores.bleu,
+            bleu_signature=f"{scores.bleu_signature}|beam:{search.beam_size}",
+            chrf=scores.chrf,
+            chrf_signature=f"{scores.chrf_signature}|beam:{search.beam_size}",
         )
     return quality
 
 
+@dataclass(frozen=True, slots=True)
+class EvaluateOptions:
+    """How to score.
+
+    Attributes:
+        length_penalty: Without it the bundle's own.
+        limit: Only the first so many sentences.
+        compound_split: Also HAT's BLEU.
+        csv: File that gets the rows, after every point.
+        markdown: File that gets a table for people, after every point.
+    """
+
+    beam_size: int = 4
+    length_penalty: float | None = None
+    limit: int | None = None
+    compound_split: bool = False
+    csv: Path | None = None
+    markdown: Path | None = None
+
+
 def evaluate_bundle(
-    path: Path,
-    test: Path,
-    *,
-    point_id: str | None,
-    beam_size: int,
-    limit: int | None,
-    compound_split: bool = False,
+    path: Path, test: Path, point_ids: Sequence[str] = (), options: EvaluateOptions = EvaluateOptions()
 ) -> list[dict[str, Any]]:
-    """Scores of one or all operating points of a bundle on a test set.
+    """Scores of some or all operating points of a bundle on a test set, fastest first.
 
     Raises:
-        DynhatError: What is wrong with the bundle, the point or the test set.
+        DynhatError: What is wrong with the bundle, a point, the test set or a file to write; all but the last
+            before anything is translated.
     """
     bundle = Bundle.open(path)
     table = bundle.table()
-    chosen = table.points if point_id is None else (table[point_id],)
-    pairs = load_pairs(test, limit)
+    wanted = {table[point_id].id for point_id in point_ids} or {point.id for point in table}
+    points = [point for point in table if point.id in wanted]
+    pairs = load_pairs(test, options.limit)
+    if options.compound_split:
+        moses_words([], bundle.tgt_lang)  # says now that sacremoses is missing, not after the first point
+    for file, option in ((options.csv, "--csv"), (options.markdown, "--markdown")):
+        if file is not None:
+            check_writable(file, option)
     super_transformer = bundle.super_transformer().laid_out_for_decoding()
     translator = Translator.of_bundle(bundle)
-    search = BeamOptions(beam_size=beam_size, length_penalty=bundle.manifest.length_penalty)
-    console = Console(stderr=True)
-    rows = []
-    for point in points_of_table(table.model_copy(update={"points": tuple(chosen)})):
-        translations = _translate_with(translator, super_transformer, point, pairs, search, console)
-        scores = _scores(translations, pairs, test)
-        row = {"id": point.id, "beam_size": beam_size, **asdict(scores)}
-        if compound_split:
-            row["compound_split_bleu"], row["compound_split_bleu_signature"] = compound_split_bleu(
-                translations, [target for _, target in pairs], bundle.tgt_lang, _name_of(test)
-            )
-        rows.append(row)
+    penalty = bundle.manifest.length_penalty if options.length_penalty is None else options.length_penalty
+    search = BeamOptions(beam_size=options.beam_size, length_penalty=penalty)
+    sources, targets = [source for source, _ in pairs], [target for _, target in pairs]
+    rows: list[dict[str, Any]] = []
+    with EvaluationProgress([table.reference_latency_ms(point) for point in points], len(pairs)) as progress:
+        for point in points:
+            progress.begin(point.id)
+            sub = super_transformer.extract(point.config)
+            translations = translate_all(translator, sub, sources, search, progress.advance)
+            row = {
+                "id": point.id,
+                "beam_size": options.beam_size,
+                **asdict(_scores(translations, pairs, test)),
+            }
+            if options.compound_split:
+                row["compound_split_bleu"], row["compound_split_bleu_signature"] = compound_split_bleu(
+                    translations, targets, bundle.tgt_lang, _name_of(test)
+                )
+            row |= {"length_penalty": penalty, "latency_ms": table.reference_latency_ms(point)}
+            rows.append(row)
+            if options.csv is not None:
+                write_text(options.csv, as_csv(rows), "--csv")
+            if options.markdown is not None:
+                write_text(options.markdown, as_markdown(rows, table.device.name), "--markdown")
+            progress.end(f"BLEU {row['bleu']:.2f}  chrF {row['chrf']:.2f}")
     return rows
 
 

@@ -12,7 +12,7 @@ from dynhat_runtime.errors import BundleError, TrainingError
 from dynhat_runtime.model.checkpoint import SENTENCEPIECE_MODEL, Bundle, write_bundle
 from dynhat_runtime.model.super_transformer import SuperTransformer
 from dynhat_runtime.offline.recipe import Recipe
-from dynhat_runtime.offline.run_folder import RunFolder, average_weights
+from dynhat_runtime.offline.run_folder import RunFolder, average_weights, check_recipe
 from dynhat_runtime.offline.train import spec_of
 
 
@@ -24,6 +24,7 @@ def export_bundle(recipe: Recipe, run_dir: Path, out: Path, num_averaged: int) -
         BundleError: `out` cannot be written.
     """
     run = RunFolder(run_dir)
+    check_recipe(run, recipe)
     files = run.weights()[-num_averaged:]
     weights = average_weights(files)
     spec = spec_of(recipe, SentencePieceTokenizer.load(run.tokenizer).src_vocab_size)
@@ -31,9 +32,10 @@ def export_bundle(recipe: Recipe, run_dir: Path, out: Path, num_averaged: int) -
         SuperTransformer(spec, weights)
     except BundleError as error:
         raise TrainingError(f"{run_dir} was not trained with this recipe: {error}") from error
+    name = f"{recipe.data.src_lang}-{recipe.data.tgt_lang}"
     return write_bundle(
         out,
-        name=f"{recipe.data.src_lang}-{recipe.data.tgt_lang}",
+        name=name if recipe.sampling.fixed is None else f"{name}-{recipe.sampling.fixed.id}",
         languages=(recipe.data.src_lang, recipe.data.tgt_lang),
         spec=spec,
         weights=weights,

@@ -12,7 +12,8 @@ from typing import Any, Literal
 
 from pydantic import ValidationError
 
-from dynhat_runtime.design_space import PRESETS, DesignSpace
+from dynhat_runtime.design_space import DesignSpace
+from dynhat_runtime.design_space_presets import PRESETS
 from dynhat_runtime.errors import CheckpointError, DesignSpaceError
 from dynhat_runtime.model.super_transformer import SuperTransformerSpec
 from dynhat_runtime.offline.hat_pickle import HatCheckpoint

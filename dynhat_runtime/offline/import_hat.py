@@ -40,8 +40,8 @@ def config_from_hat(hat_config: Mapping[str, Mapping[str, Any]]) -> SubTransform
     )
 
 
-def config_from_args(args: Mapping[str, Any]) -> SubTransformerConfig:
-    """The SubTransformer that HAT's settings (`..._subtransformer`, with underscores) ask for.
+def config_from_args(args: Mapping[str, Any], suffix: str = "_subtransformer") -> SubTransformerConfig:
+    """The SubTransformer that HAT's settings (with underscores) ask for; published lists leave out the suffix.
 
     Raises:
         CheckpointError: A setting is missing or is not what it should be.
@@ -49,10 +49,10 @@ def config_from_args(args: Mapping[str, Any]) -> SubTransformerConfig:
     """
 
     def number(key: str) -> int:
-        return positive(args, f"{key}_subtransformer")
+        return positive(args, f"{key}{suffix}")
 
     def per_layer(key: str, depth: int) -> tuple[int, ...]:
-        full_key = f"{key}_all_subtransformer"
+        full_key = f"{key}_all{suffix}"
         values = _integers(args, full_key)
         if len(values) < depth:
             raise CheckpointError(f"{full_key}={list(values)} has fewer entries than the {depth} layers")

@@ -48,6 +48,8 @@ class Conditions:
     power_mode: str | None = None
     num_cpus: int
     """CPUs this process might use."""
+    cpu_quota_cpus: float | None = None
+    """CPU time its cgroup granted, in CPUs."""
     cpu_max_frequency_hz: float | None = None
     gpu_max_frequency_hz: float | None = None
     num_threads: int
@@ -60,7 +62,7 @@ class Conditions:
 
 CONDITION_COLUMNS = tuple(field.name for field in fields(Conditions))
 _CONDITION_TYPES = {field.name: str(field.type) for field in fields(Conditions)}
-OWN_COLUMNS = (*MEDIAN_COLUMNS, "num_runs", "measured_at", GENE_COLUMN, *CONDITION_COLUMNS)
+OWN_COLUMNS = (*MEDIAN_COLUMNS, "num_runs", "cpu_share", "measured_at", GENE_COLUMN, *CONDITION_COLUMNS)
 COLUMNS = (*FEATURE_COLUMNS, *MEAN_COLUMNS, *STD_COLUMNS, *OWN_COLUMNS)
 
 
@@ -77,6 +79,8 @@ class LatencyRow:
     decoder_median_ms: float | None = None
     num_runs: int | None = None
     """Runs that were kept."""
+    cpu_share: float | None = None
+    """CPU time of the measuring thread over the time that passed: below 1 other work had its CPU meanwhile."""
     measured_at: str | None = None
     """UTC, ISO 8601."""
     gene: tuple[int, ...] | None = None
@@ -90,15 +94,15 @@ class LatencyRow:
         return self.encoder_mean_ms + self.decoder_mean_ms
 
 
-def read_latency_dataset(path: Path) -> list[LatencyRow]:
-    """All rows of a latency dataset, ours or HAT's.
+def read_latency_dataset(path: Path, *, may_be_empty: bool = False) -> list[LatencyRow]:
+    """All rows of a latency dataset, ours or HAT's; a file without any is refused unless it may be.
 
     Raises:
         LatencyDataError: The file cannot be read, lacks a column, or has a value that is no latency; the message
             names the line, the column and the value.
     """
     rows = list(_checked_rows(path))
-    if not rows:
+    if not rows and not may_be_empty:
         raise LatencyDataError(f"{path}: has no rows: measure some with 'dynhat profile'")
     return rows
 
@@ -122,17 +126,21 @@ def append_row(path: Path, row: LatencyRow) -> None:
 
 
 def drop_torn_line(path: Path) -> None:
-    """Cut off a last line that a killed process left unfinished.
+    """Cut off a last line that a killed process left unfinished; the file is made when there is none.
+
+    A file that does not begin as `append_row` begins one is left as it is.
 
     Raises:
-        LatencyDataError: The file cannot be read or written.
+        LatencyDataError: The file cannot be written.
     """
     try:
+        path.touch()
         with path.open("rb+") as file:
-            content = file.read()
-            file.truncate(content.rfind(b"\n") + 1)
+            content, heading = file.read(), ",".join(COLUMNS).encode()
+            if content.startswith(heading) or heading.startswith(content):
+                file.truncate(content.rfind(b"\n") + 1)
     except OSError as error:
-        raise LatencyDataError(f"{path}: cannot be opened ({error.strerror})") from error
+        raise LatencyDataError(f"{path}: cannot be written ({error.strerror}): give another --out") from error
 
 
 def _cells(row: LatencyRow) -> list[str]:
@@ -148,6 +156,7 @@ def _cells(row: LatencyRow) -> list[str]:
         row.encoder_median_ms,
         row.decoder_median_ms,
         row.num_runs,
+        row.cpu_share,
         row.measured_at,
         gene,
         *conditions.values(),
@@ -204,6 +213,7 @@ def _row(cells: dict[str, str]) -> LatencyRow:
         encoder_median_ms=_optional(cells, MEDIAN_COLUMNS[0]),
         decoder_median_ms=_optional(cells, MEDIAN_COLUMNS[1]),
         num_runs=int(cells["num_runs"]) if cells.get("num_runs") else None,
+        cpu_share=_optional(cells, "cpu_share"),
         measured_at=cells.get("measured_at") or None,
         gene=tuple(map(int, cells[GENE_COLUMN].split("-"))) if has_own and cells[GENE_COLUMN] else None,
         conditions=_conditions(cells) if cells.get("device") else None,

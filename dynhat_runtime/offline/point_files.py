@@ -1,39 +1,52 @@
-"""Points to measure, from any file that lists some: TOML by hand, published points in JSON, HAT's YAML.
+"""Points to measure, from any file that lists some: TOML by hand, published or searched points in JSON, HAT's YAML.
 
 Measures nothing. The ending decides how a file is read; a point outside the design space is refused by name.
 """
 
 from __future__ import annotations
 
-import re
 from pathlib import Path
 
 from dynhat_runtime.design_space import DesignSpace, SubTransformerConfig
 from dynhat_runtime.errors import DesignSpaceError, SettingsError
-from dynhat_runtime.model.checkpoint import PAPER_POINTS, shipped_bundle_path
+from dynhat_runtime.model.checkpoint import PAPER_POINTS, TABLES, Bundle, shipped_bundle_path
 from dynhat_runtime.offline.import_hat import config_from_hat_yaml
 from dynhat_runtime.offline.paper_points import DEFAULT_SOURCE, PaperPoints
-from dynhat_runtime.offline.profile import PointQuality, PointToMeasure, points_from_file
+from dynhat_runtime.offline.profile import PointQuality, PointToMeasure, points_from_file, points_of_table
+from dynhat_runtime.offline.recipe import FixedRecipe
+from dynhat_runtime.offline.searched_points import read_searched_points, slug
 
 YAML_ENDINGS = (".yml", ".yaml")
 
 
 def points_from_any(path: Path, space: DesignSpace, device: str | None = None) -> list[PointToMeasure]:
-    """The points of a file; of published points those of `device`, without it all.
+    """The points of a file; of a JSON file those of `device`, without it all.
 
     Raises:
         SettingsError: The file lists no points, or one lies outside the design space, or `device` has none.
     """
     if path.suffix == ".json":
-        published = PaperPoints.load(path)
-        chosen = published.points if device is None else published.of_device(device)
+        searched = read_searched_points(path)
+        chosen = searched.points if device is None else searched.of_device(device)
         return [_checked(path, point.id, point.config, space) for point in chosen]
     if device is not None:
         raise SettingsError(f"--device {device} needs a file of published points (.json), not {path.name}")
     if path.suffix in YAML_ENDINGS:
-        point_id = re.sub(r"[^A-Za-z0-9._-]+", "-", path.stem).lstrip("._-")[:64] or "point"
-        return [_checked(path, point_id, config_from_hat_yaml(path), space)]
+        return [_checked(path, slug(path.stem), config_from_hat_yaml(path), space)]
     return points_from_file(path, space)
+
+
+def points_of_bundle(bundle: Bundle) -> list[PointToMeasure]:
+    """The points of a bundle's table; without one, of a bundle trained for one operating point, that point.
+
+    Raises:
+        BundleError: There are none.
+    """
+    fixed = bundle.training_record().get("recipe", {}).get("sampling", {}).get("fixed")
+    if fixed and not any(name.startswith(f"{TABLES}/") for name in bundle.manifest.files):
+        point = FixedRecipe.model_validate(fixed)
+        return [PointToMeasure(point.id, bundle.design_space.check(point.config), PointQuality())]
+    return points_of_table(bundle.table())
 
 
 def table_ii_points(space: DesignSpace, path: Path | None = None) -> list[PointToMeasure]:

@@ -17,10 +17,10 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from datetime import datetime, timezone
 from pathlib import Path
-from typing import Annotated, NamedTuple
+from typing import Annotated, NamedTuple, TypeVar
 
 import torch
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
@@ -45,6 +45,8 @@ from dynhat_runtime.operating_point import (
     OperatingPointTable,
     PointId,
 )
+
+T = TypeVar("T")
 
 LENGTHS = (10, 30, 60)
 """Source and target tokens measured at; the paper's is 30."""
@@ -108,6 +110,13 @@ class PointQuality:
     dev_loss: float | None = None
     bleu: float | None = None
     bleu_signature: str | None = None
+    chrf: float | None = None
+    chrf_signature: str | None = None
+
+    @classmethod
+    def of(cls, point: OperatingPoint) -> PointQuality:
+        """What a table says of a point."""
+        return cls(point.dev_loss, point.bleu, point.bleu_signature, point.chrf, point.chrf_signature)
 
 
 @dataclass(frozen=True, slots=True)
@@ -152,10 +161,7 @@ def points_from_file(path: Path, space: DesignSpace) -> list[PointToMeasure]:
 
 def points_of_table(table: OperatingPointTable) -> list[PointToMeasure]:
     """The points of a table measured elsewhere, with their quality."""
-    return [
-        PointToMeasure(point.id, point.config, PointQuality(point.dev_loss, point.bleu, point.bleu_signature))
-        for point in table
-    ]
+    return [PointToMeasure(point.id, point.config, PointQuality.of(point)) for point in table]
 
 
 def profile_points(
@@ -189,6 +195,23 @@ def profile_points(
     return _table(bundle, super_transformer.spec.design_space, points, rows, options)
 
 
+def reference_latencies(
+    super_transformer: SuperTransformer,
+    points: Sequence[PointToMeasure],
+    options: ProfileOptions,
+    console: Console,
+) -> dict[str, LatencyMeasurement]:
+    """Every point's latency at the reference length on the whole device, alone: enough to choose among many."""
+    subs = {point.id: super_transformer.extract(point.config) for point in points}
+    num_threads = torch.get_num_threads()
+    try:
+        use_decoding_threads()
+        place = _Place(len(os.sched_getaffinity(0)), 0, REFERENCE_LENGTH)
+        return _measure_in_turns(subs, place, options, console)
+    finally:
+        torch.set_num_threads(num_threads)
+
+
 @contextlib.contextmanager
 def busy_neighbours(number: int) -> Iterator[None]:
     """Keep `number` processes busy on this process's CPUs while the context lasts."""
@@ -217,11 +240,7 @@ def _measure_in_turns(
 ) -> dict[str, LatencyMeasurement]:
     """One row per point, the points' runs interleaved."""
     vocab_size = next(iter(subs.values())).src_embedding.table_VE.shape[0]
-    generator = torch.Generator().manual_seed(place.num_tokens)
-    # Beyond the special tokens and the byte pieces, where there are any.
-    first_piece_id = 4 + 256 if vocab_size > 4 + 256 else 4
-    src_BS = torch.randint(first_piece_id, vocab_size, (1, place.num_tokens), generator=generator)
-    src_BS[0, -1] = EOS_ID
+    src_BS = source_tokens(vocab_size, place.num_tokens)
     times: dict[str, list[tuple[float, float]]] = {point_id: [] for point_id in subs}
     runs = range(options.num_warmup_runs + options.num_runs)
     for run in track(runs, str(place), console=console, disable=not console.is_terminal):
@@ -240,20 +259,71 @@ def measure_once(
     beam_size: int,
     clock: Callable[[], float] = time.perf_counter,
 ) -> tuple[float, float]:
-    """Milliseconds of the encoder and of decoding exactly `num_tgt_tokens` tokens, eos included."""
+    """Milliseconds of the encoder and of decoding exactly `num_tgt_tokens` tokens, eos included.
+
+    On a GPU its own events are the clock, since the CPU runs ahead of it.
+    """
     options = BeamOptions(beam_size=beam_size, min_length=num_tgt_tokens - 1)
-    began = clock()
+    marks = _CudaMarks() if src_BS.is_cuda else _ClockMarks(clock)
+    marks.set()
     encoded = sub.encode(src_BS)
-    encoded_at = clock()
-    beam_search(sub.start(encoded, beam_size), [num_tgt_tokens - 1] * src_BS.shape[0], options)
-    return (encoded_at - began) * 1e3, (clock() - encoded_at) * 1e3
+    marks.set()
+    max_lengths = [num_tgt_tokens - 1] * src_BS.shape[0]
+    beam_search(sub.start(encoded, beam_size), max_lengths, options, device=src_BS.device)
+    marks.set()
+    encoder_ms, decoder_ms = marks.differences_ms()
+    return encoder_ms, decoder_ms
+
+
+class _ClockMarks:
+    """Moments on the CPU's clock, in seconds."""
+
+    def __init__(self, clock: Callable[[], float]) -> None:
+        self._clock = clock
+        self._moments_s: list[float] = []
+
+    def set(self) -> None:
+        self._moments_s.append(self._clock())
+
+    def differences_ms(self) -> list[float]:
+        return [(after - before) * 1e3 for before, after in itertools.pairwise(self._moments_s)]
+
+
+class _CudaMarks:
+    """Moments in the order of a GPU's work."""
+
+    def __init__(self) -> None:
+        self._events: list[torch.cuda.Event] = []
+
+    def set(self) -> None:
+        event = torch.cuda.Event(enable_timing=True)  # type: ignore[no-untyped-call]  # torch has no types here
+        event.record()
+        self._events.append(event)
+
+    def differences_ms(self) -> list[float]:
+        self._events[-1].synchronize()
+        return [before.elapsed_time(after) for before, after in itertools.pairwise(self._events)]
+
+
+def source_tokens(vocab_size: int, num_tokens: int) -> torch.Tensor:
+    """A made-up sentence (1, S): seeded token ids that end in eos."""
+    generator = torch.Generator().manual_seed(num_tokens)
+    # Beyond the special tokens and the byte pieces, where there are any.
+    first_piece_id = 4 + 256 if vocab_size > 4 + 256 else 4
+    src_BS = torch.randint(first_piece_id, vocab_size, (1, num_tokens), generator=generator)
+    src_BS[0, -1] = EOS_ID
+    return src_BS
+
+
+def trimmed(ascending: Sequence[T]) -> Sequence[T]:
+    """Without the fastest and slowest tenth (the paper's protocol)."""
+    num_trimmed = int(len(ascending) * TRIM_FRACTION)
+    return ascending[num_trimmed : len(ascending) - num_trimmed]
 
 
 def _summary(measured: list[tuple[float, float]], place: _Place) -> LatencyMeasurement:
     """Medians and spread after dropping the fastest and slowest tenth."""
-    by_total = sorted(measured, key=sum)
-    num_trimmed = int(len(by_total) * TRIM_FRACTION)
-    kept = by_total[num_trimmed : len(by_total) - num_trimmed]
+    kept = trimmed(sorted(measured, key=sum))
     totals = [encoder + decoder for encoder, decoder in kept]
     return LatencyMeasurement(
         num_cpus=place.num_cpus,
@@ -308,9 +378,7 @@ def _table(
                 config=point.config,
                 num_parameters=space.num_parameters(point.config),
                 latencies=tuple(rows[point.id]),
-                dev_loss=point.quality.dev_loss,
-                bleu=point.quality.bleu,
-                bleu_signature=point.quality.bleu_signature,
+                **asdict(point.quality),
             )
             for point in ordered
         ),

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
-from dynhat_runtime.design_space import DesignSpace, SubTransformerConfig, preset
+from dynhat_runtime.design_space import DesignSpace, SubTransformerConfig, choices_of
+from dynhat_runtime.design_space_presets import preset
 from dynhat_runtime.errors import DesignSpaceError, TrainingError
+from dynhat_runtime.operating_point import PointId
 
 if sys.version_info >= (3, 11):
     import tomllib
@@ -90,11 +93,21 @@ class AnchorRecipe(_Section):
         )
 
 
+class FixedRecipe(_Section):
+    """The architecture of a run that trains one operating point alone, from scratch (the paper's Table I)."""
+
+    id: PointId
+    config: SubTransformerConfig
+
+
 class SamplingRecipe(_Section):
     """Which SubTransformers an update trains."""
 
-    strategy: Literal["single", "sandwich"] = "single"
-    """single: one SubTransformer per update (HAT). sandwich: largest, smallest and random ones in every update."""
+    strategy: Literal["single", "sandwich", "fixed"] = "single"
+    """single: one SubTransformer per update (HAT). sandwich: largest, smallest and random ones in every update.
+    fixed: the same one in every update."""
+    fixed: FixedRecipe | None = None
+    """fixed: which one."""
     anchors: tuple[AnchorRecipe, ...] = ()
     """single: architectures drawn with a fixed probability; what is left is drawn uniformly. HAT: none."""
     num_random: Annotated[int, Field(ge=0)] = 1
@@ -108,6 +121,15 @@ class SamplingRecipe(_Section):
         total = sum(anchor.share for anchor in self.anchors)
         if total > 1:
             raise ValueError(f"the anchors' shares add up to {total:.3g}; they may add up to at most 1")
+        return self
+
+    @model_validator(mode="after")
+    def _fixed_is_alone(self) -> SamplingRecipe:
+        """Strategy and fixed architecture come together, and leave no update to an anchor."""
+        if (self.strategy == "fixed") != (self.fixed is not None):
+            raise ValueError(f"strategy={self.strategy!r}: 'fixed' needs [sampling.fixed], others have none")
+        if self.fixed is not None and self.anchors:
+            raise ValueError("strategy='fixed' trains one architecture: leave out the anchors")
         return self
 
 
@@ -168,7 +190,34 @@ class Recipe(_Section):
         space = self.model.space
         for anchor in self.sampling.anchors:
             anchor.config(space)
+        if self.sampling.fixed is not None:
+            space.check(self.sampling.fixed.config)
         return self
+
+    def for_one(self, point_id: str, config: SubTransformerConfig) -> Recipe:
+        """This recipe for one architecture alone: its design space shrinks to what the architecture takes.
+
+        The SuperTransformer of such a run has the architecture's sizes; every update trains the architecture.
+
+        Raises:
+            DesignSpaceError: The architecture lies outside this recipe's design space.
+        """
+        space = self.model.space
+        space.check(config)
+        narrowed = space.narrowed_to(choices_of(config), f"{space.name}-{point_id}")
+        fixed = FixedRecipe(id=point_id, config=config)
+        return self.model_copy(
+            update={
+                "model": self.model.model_copy(update={"design_space": narrowed}),
+                "sampling": SamplingRecipe(strategy="fixed", fixed=fixed),
+            }
+        )
+
+    def with_budget(self, max_updates: int) -> Recipe:
+        """This recipe with another number of updates; decay ends with them, warm-up takes at most half of them."""
+        warmup = min(self.optimizer.num_warmup_updates, max_updates // 2)
+        changes = {"max_updates": max_updates, "num_warmup_updates": warmup}
+        return self.model_copy(update={"optimizer": self.optimizer.model_copy(update=changes)})
 
     @classmethod
     def load(cls, path: Path) -> Recipe:
@@ -203,3 +252,10 @@ def read_toml(path: Path) -> dict[str, Any]:
         ) from error
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise TrainingError(f"{path}: not TOML: {error}") from error
+
+
+def recipe_toml(tables: Mapping[str, Any]) -> str:
+    """Tables of a recipe as TOML, as `read_toml` gave them."""
+    import tomli_w
+
+    return tomli_w.dumps(tables)

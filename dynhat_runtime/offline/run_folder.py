@@ -1,8 +1,8 @@
 """The folder of one training run: what it holds, and how its state is saved, restored and averaged.
 
-`tokenizer.model`, `tokens/` (cached), `last.pt` (weights, optimiser, position), `weights/` (the last checkpoints,
-for averaging), `metrics.jsonl` and `loss.png`. Everything is written to a temporary name first, so that an
-interruption leaves the previous state whole.
+`recipe.json` (what is computed here), `tokenizer.model`, `tokens/` (cached), `last.pt` (weights, optimiser,
+position), `weights/` (the last checkpoints, for averaging), `metrics.jsonl` and `loss.png`. Everything is written to
+a temporary name first, so that an interruption leaves the previous state whole.
 """
 
 from __future__ import annotations
@@ -14,10 +14,12 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from pydantic import ValidationError
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
-from dynhat_runtime.errors import TrainingError
+from dynhat_runtime.errors import DesignSpaceError, TrainingError, first_complaint
+from dynhat_runtime.offline.recipe import Recipe
 from dynhat_runtime.offline.trainer import Trainer
 
 
@@ -26,6 +28,11 @@ class RunFolder:
     """The files of one training run."""
 
     path: Path
+
+    @property
+    def recipe(self) -> Path:
+        """The recipe this run was begun with."""
+        return self.path / "recipe.json"
 
     @property
     def tokenizer(self) -> Path:
@@ -57,6 +64,74 @@ class RunFolder:
     def weights(self) -> list[Path]:
         """Kept weight files, oldest first."""
         return sorted((self.path / "weights").glob("update_*.safetensors"))
+
+
+FREE_FIELDS = frozenset(
+    {
+        "licence",
+        "log_every_updates",
+        "validate_every_updates",
+        "checkpoint_every_updates",
+        "num_checkpoints_kept",
+    }
+)
+"""Fields of a recipe that may change within a run, since no weight depends on them."""
+
+
+def keep_recipe(run: RunFolder, recipe: Recipe) -> None:
+    """Write down what the run computes."""
+    partial = run.recipe.with_suffix(".partial")
+    partial.write_text(recipe.model_dump_json(indent=1) + "\n", encoding="utf-8")
+    partial.replace(run.recipe)
+
+
+def check_recipe(run: RunFolder, recipe: Recipe) -> None:
+    """Refuse a run that was begun with another recipe: its weights would be of neither.
+
+    Rules: (1) a folder without a recipe, of a version that wrote none, is taken at its word. (2) Where weights are,
+    every field counts that they depend on. (3) Where only a tokenizer is, the data that it was trained on counts.
+
+    Raises:
+        TrainingError: Naming the fields and both values.
+    """
+    try:
+        begun_with = Recipe.model_validate_json(run.recipe.read_bytes())
+    except FileNotFoundError:
+        return
+    except (OSError, ValidationError, DesignSpaceError) as error:
+        reason = first_complaint(error) if isinstance(error, ValidationError) else str(error)
+        raise TrainingError(f"{run.recipe}: cannot be read ({reason}): use another --run-dir") from error
+    before, now = _fields(begun_with.model_dump()), _fields(recipe.model_dump())
+    is_trained = run.last.exists() or bool(run.weights())
+    counted = [
+        field
+        for field in before | now
+        if is_trained or (field.startswith("data.") and run.tokenizer.exists())
+    ]
+    differences = [
+        f"{field}={before.get(field)!r} (not {now.get(field)!r})"
+        for field in counted
+        if before.get(field) != now.get(field)
+    ]
+    if differences:
+        raise TrainingError(
+            f"{run.path} was begun with {', '.join(differences)}: "
+            "give the recipe and options it was begun with, or another --run-dir"
+        )
+
+
+def _fields(value: Any, path: str = "") -> dict[str, Any]:
+    """Every field that weights depend on, by its dotted path."""
+    if isinstance(value, dict):
+        items = [(key, item) for key, item in value.items() if key not in FREE_FIELDS]
+    elif isinstance(value, list | tuple) and any(isinstance(item, dict) for item in value):
+        items = [(str(position), item) for position, item in enumerate(value)]
+    else:
+        return {path: value}
+    fields: dict[str, Any] = {}
+    for key, item in items:
+        fields.update(_fields(item, f"{path}.{key}" if path else key))
+    return fields
 
 
 def save_state(run: RunFolder, trainer: Trainer, update: int, num_tokens_seen: int, hours: float) -> None:

@@ -1,6 +1,6 @@
 """What a search found, as a file: the front of loss against predicted latency, and all that was evaluated.
 
-Searches nothing. `dynhat export-points` and `dynhat reduce-space` begin with it.
+Searches nothing. `dynhat export-points` and `dynhat reduce-space` begin with it (`searched_points`).
 """
 
 from __future__ import annotations
@@ -126,17 +126,3 @@ class SearchResult(BaseModel):
             raise SearchError(
                 f"{path}: cannot be written ({error.strerror}): give another --run-dir"
             ) from error
-
-    def check_against(self, space: DesignSpace) -> None:
-        """See that the front lies in `space`.
-
-        Raises:
-            SearchError: The result is of another design space.
-        """
-        if self.design_space != space.name:
-            raise SearchError(
-                f"the search was over design space {self.design_space!r}, the bundle has {space.name!r}: "
-                "search again on this bundle"
-            )
-        for point in self.front:
-            space.check(point.config)

@@ -34,9 +34,16 @@ from dynhat_runtime.offline.data import (
     read_corpus,
     tokenised_corpus,
 )
-from dynhat_runtime.offline.recipe import Recipe
-from dynhat_runtime.offline.run_folder import RunFolder, forget_rows_after, restore_state, save_state
-from dynhat_runtime.offline.trainer import Trainer, UpdateReport, evaluate_loss
+from dynhat_runtime.offline.recipe import Recipe, SamplingRecipe
+from dynhat_runtime.offline.run_folder import (
+    RunFolder,
+    check_recipe,
+    forget_rows_after,
+    keep_recipe,
+    restore_state,
+    save_state,
+)
+from dynhat_runtime.offline.trainer import Trainer, UpdateReport, configs_to_validate, evaluate_loss
 
 
 def spec_of(recipe: Recipe, vocab_size: int) -> SuperTransformerSpec:
@@ -222,16 +229,21 @@ class _Reporter:
 
 
 def validate(trainer: Trainer, dev: list[Batch]) -> dict[str, float]:
-    """Dev loss and nll of the largest and the smallest SubTransformer."""
+    """Dev loss and nll of the largest and the smallest SubTransformer; where both are the same one, measured once."""
     smoothing = trainer.recipe.optimizer.label_smoothing
+    configs = configs_to_validate(trainer.space, trainer.recipe.sampling)
+    losses = {
+        config: evaluate_loss(trainer.super_transformer, config, dev, smoothing)
+        for config in dict.fromkeys(configs.values())
+    }
     row: dict[str, float] = {}
-    for name, config in (("largest", trainer.space.largest()), ("smallest", trainer.space.smallest())):
-        loss = evaluate_loss(trainer.super_transformer, config, dev, smoothing)
+    for name, config in configs.items():
+        loss = losses[config]
         row[f"dev_loss_{name}"], row[f"dev_nll_{name}"] = loss.smoothed.item(), loss.nll.item()
     return row
 
 
-def plot_losses(run: RunFolder) -> None:
+def plot_losses(run: RunFolder, sampling: SamplingRecipe) -> None:
     """Draw `loss.png` from the metrics file."""
     import matplotlib
 
@@ -245,9 +257,12 @@ def plot_losses(run: RunFolder) -> None:
         [row["update"] for row in train], [row["nll"] for row in train], label="train nll (drawn)", alpha=0.4
     )
     dev = [row for row in rows if row["kind"] == "dev"]
-    for name in ("largest", "smallest"):
+    labels = {"largest": "largest", "smallest": "smallest"}
+    if sampling.fixed is not None:
+        labels = {"largest": sampling.fixed.id}
+    for name, label in labels.items():
         axes.plot(
-            [row["update"] for row in dev], [row[f"dev_nll_{name}"] for row in dev], label=f"dev nll, {name}"
+            [row["update"] for row in dev], [row[f"dev_nll_{name}"] for row in dev], label=f"dev nll, {label}"
         )
     axes.set(xlabel="update", ylabel="nll per target token (nats)")
     axes.legend()
@@ -298,10 +313,11 @@ def train(recipe: Recipe, data_dir: Path, run_dir: Path, *, device_name: str | N
         device_name: Such as "cpu" or "cuda:0"; by default CUDA where there is any.
 
     Raises:
-        TrainingError: Data or recipe that cannot be trained on.
+        TrainingError: Data or recipe that cannot be trained on, or a folder of another recipe's run.
     """
     run = RunFolder(run_dir)
     run.create()
+    check_recipe(run, recipe)
     device = pick_device(device_name)
     with process_group(device) as (rank, world_size):
         if recipe.loop.num_batches_per_update % world_size:
@@ -310,6 +326,7 @@ def train(recipe: Recipe, data_dir: Path, run_dir: Path, *, device_name: str | N
                 f"does not divide among {world_size} processes"
             )
         if rank == 0:
+            keep_recipe(run, recipe)
             ensure_tokenizer(recipe, data_dir, run)
         if world_size > 1:
             if rank == 0:
@@ -349,4 +366,4 @@ def _train_loop(
             if rank == 0 and (last or done % recipe.loop.checkpoint_every_updates == 0):
                 save_state(run, trainer, done, num_tokens_seen, reporter.hours)
     if rank == 0 and run.metrics.exists():
-        plot_losses(run)
+        plot_losses(run, recipe.sampling)

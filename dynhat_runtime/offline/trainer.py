@@ -40,9 +40,12 @@ def learning_rate(recipe: OptimizerRecipe, update: int) -> float:
 def draw_configs(space: DesignSpace, recipe: SamplingRecipe, update: int) -> tuple[SubTransformerConfig, ...]:
     """The SubTransformers that update number `update` trains, the same in every process.
 
-    Rules: (1) sandwich: the largest, the smallest, then random ones. (2) single: an anchor with its share, a
-    uniform draw otherwise; without anchors this is HAT's sampling, seeded by the update number.
+    Rules: (1) fixed: the recipe's one architecture. (2) sandwich: the largest, the smallest, then random ones.
+    (3) single: an anchor with its share, a uniform draw otherwise; without anchors this is HAT's sampling, seeded
+    by the update number.
     """
+    if recipe.fixed is not None:
+        return (recipe.fixed.config,)
     rng = random.Random(update)
     if recipe.strategy == "sandwich":
         return (space.largest(), space.smallest(), *(space.sample(rng) for _ in range(recipe.num_random)))
@@ -53,6 +56,13 @@ def draw_configs(space: DesignSpace, recipe: SamplingRecipe, update: int) -> tup
                 return (anchor.config(space),)
             draw -= anchor.share
     return (space.sample(rng),)
+
+
+def configs_to_validate(space: DesignSpace, recipe: SamplingRecipe) -> dict[str, SubTransformerConfig]:
+    """The largest and the smallest SubTransformer that the recipe trains; both are the fixed one where there is one."""
+    if recipe.fixed is not None:
+        return {"largest": recipe.fixed.config, "smallest": recipe.fixed.config}
+    return {"largest": space.largest(), "smallest": space.smallest()}
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,0 +1,118 @@
+"""Dev loss, BLEU and chrF of any architecture of one bundle, each measured once and kept in a file.
+
+Measures no latency: what a point says does not depend on the device.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+from rich.console import Console
+from rich.progress import Progress
+
+from dynhat_runtime.decoding.beam_search import BeamOptions
+from dynhat_runtime.decoding.translator import Translator
+from dynhat_runtime.design_space import SubTransformerConfig
+from dynhat_runtime.model.checkpoint import Bundle
+from dynhat_runtime.offline.evaluate import dev_loss, load_pairs, score, translate_all
+from dynhat_runtime.offline.figure_cache import FigureCache, Figures, file_sha256
+from dynhat_runtime.offline.profile import PointQuality
+
+
+class PointScorer:
+    """Scores SubTransformers of one bundle on one dev and one test set."""
+
+    def __init__(
+        self,
+        bundle: Bundle,
+        dev: Path,
+        test: Path | None,
+        *,
+        beam_size: int,
+        cache: FigureCache,
+        console: Console,
+    ) -> None:
+        """Read text and weights.
+
+        Args:
+            bundle: Whose SubTransformers are scored.
+            dev: Gzipped TSV for the dev loss.
+            test: Gzipped TSV to translate; without it there are no BLEU and chrF.
+            beam_size: Hypotheses per sentence; the length penalty is the bundle's.
+            cache: Where figures are looked up and kept.
+            console: Shows progress.
+
+        Raises:
+            DynhatError: A file that cannot be used.
+        """
+        self._bundle, self._cache, self._console = bundle, cache, console
+        self._dev, self._dev_pairs = dev, load_pairs(dev)
+        self._test, self._test_pairs = test, [] if test is None else load_pairs(test)
+        self._hashes = {path: file_sha256(path) for path in (dev, test) if path is not None}
+        self._search = BeamOptions(beam_size=beam_size, length_penalty=bundle.manifest.length_penalty)
+        # Losses are computed many sentences at a time, decoding row by row: each has its own layout.
+        self._trained = bundle.super_transformer()
+        self.decoding = self._trained.laid_out_for_decoding()
+        self._translator = Translator.of_bundle(bundle)
+
+    def dev_loss(self, config: SubTransformerConfig) -> float:
+        """Label-smoothed cross-entropy per target token, natural logarithm."""
+
+        def measure() -> Figures:
+            return {"dev_loss": dev_loss(self._trained, config, self._translator.tokenizer, self._dev_pairs)}
+
+        return float(self._cache.get(self._key(config, self._dev), measure)["dev_loss"] or 0)
+
+    def quality(self, config: SubTransformerConfig, label: str) -> PointQuality:
+        """Dev loss, and BLEU and chrF where there is a test set; `label` names the point in the progress bar."""
+        loss = self.dev_loss(config)
+        if self._test is None:
+            return PointQuality(dev_loss=loss)
+        scores = self._scores(config, label, self._test)
+        return PointQuality(
+            dev_loss=loss,
+            bleu=float(scores["bleu"] or 0),
+            bleu_signature=str(scores["bleu_signature"]),
+            chrf=float(scores["chrf"] or 0),
+            chrf_signature=str(scores["chrf_signature"]),
+        )
+
+    def _scores(self, config: SubTransformerConfig, label: str, test: Path) -> Figures:
+        sources = [source for source, _ in self._test_pairs]
+        references = [target for _, target in self._test_pairs]
+        beam = f"beam:{self._search.beam_size}"
+
+        def measure() -> Figures:
+            with _bar(self._console, f"translating with {label}", len(sources)) as show:
+                translations = translate_all(
+                    self._translator, self.decoding.extract(config), sources, self._search, show
+                )
+            found = score(translations, references, test.name.split(".")[0])
+            return {
+                "bleu": found.bleu,
+                "bleu_signature": f"{found.bleu_signature}|{beam}",
+                "chrf": found.chrf,
+                "chrf_signature": f"{found.chrf_signature}|{beam}",
+            }
+
+        search = {"beam_size": self._search.beam_size, "length_penalty": self._search.length_penalty}
+        return self._cache.get({**self._key(config, test), **search}, measure)
+
+    def _key(self, config: SubTransformerConfig, text: Path) -> dict[str, object]:
+        return {
+            "weights_sha256": self._bundle.weights_sha256,
+            "gene": self._bundle.design_space.gene(config),
+            "text_sha256": self._hashes[text],
+        }
+
+
+@contextlib.contextmanager
+def _bar(console: Console, what: str, total: int) -> Iterator[Callable[[int], None]]:
+    """A progress bar that is told how much is done; one line instead where there is no terminal."""
+    if not console.is_terminal:
+        console.print(f"{what}: {total} sentences")
+    with Progress(console=console, disable=not console.is_terminal) as progress:
+        task = progress.add_task(what, total=total)
+        yield lambda done: progress.update(task, completed=done)

@@ -1,0 +1,108 @@
+"""Which of many measured candidates become operating points: the Pareto front, thinned, and named. Pure.
+
+A candidate is worth keeping if nothing faster says it as well. Of a front with more points than a table should have,
+those are kept that leave the smallest gaps.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import TypeVar
+
+from dynhat_runtime.design_space import SubTransformerConfig
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True, slots=True)
+class Candidate:
+    """An architecture that may become an operating point.
+
+    Attributes:
+        id: The name it was given; None lets `with_ids` find one.
+        predicted_ms: What a search's predictor said; None for one chosen by hand.
+        dev_loss: Label-smoothed cross-entropy per target token, natural logarithm.
+        latency_ms: At the reference length, measured on this device.
+    """
+
+    config: SubTransformerConfig
+    id: str | None = None
+    predicted_ms: float | None = None
+    dev_loss: float | None = None
+    latency_ms: float | None = None
+
+
+def spread(candidates: Sequence[Candidate], limit: int) -> list[Candidate]:
+    """At most `limit` candidates: all chosen by hand, then the predicted ones, evenly spread over log latency.
+
+    The fastest and the slowest predicted one are always among them, as far as the limit has room.
+    """
+    by_hand = [candidate for candidate in candidates if candidate.predicted_ms is None]
+    predicted = [candidate for candidate in candidates if candidate.predicted_ms is not None]
+    room = limit - len(by_hand)
+    if len(predicted) <= room:
+        return [*by_hand, *predicted]
+    return [*by_hand, *_evenly(predicted, room, lambda candidate: math.log(candidate.predicted_ms or 1.0))]
+
+
+def non_dominated(items: Sequence[T], cost: Callable[[T], tuple[float, float]]) -> list[T]:
+    """Items that no other beats: ascending in the first cost, strictly descending in the second.
+
+    Of items that cost the same, the first stays.
+    """
+    front: list[T] = []
+    for item in sorted(items, key=cost):
+        if not front or cost(item)[1] < cost(front[-1])[1]:
+            front.append(item)
+    return front
+
+
+def thin(front: Sequence[T], limit: int, position: Callable[[T], float]) -> list[T]:
+    """At most `limit` items of a front, evenly spread over log `position`; both ends stay."""
+    return (
+        list(front) if len(front) <= limit else _evenly(front, limit, lambda item: math.log(position(item)))
+    )
+
+
+def _evenly(items: Sequence[T], limit: int, place: Callable[[T], float]) -> list[T]:
+    """`limit` items, by dropping again and again the inner one whose neighbours lie closest together."""
+    kept = sorted(items, key=place)
+    if limit <= 0:
+        return []
+    if limit == 1:
+        return kept[:1]
+    while len(kept) > limit:
+        gaps = [place(kept[i + 1]) - place(kept[i - 1]) for i in range(1, len(kept) - 1)]
+        del kept[1 + gaps.index(min(gaps))]
+    return kept
+
+
+def with_ids(configs: Sequence[tuple[str | None, SubTransformerConfig]]) -> list[str]:
+    """An id for every architecture, given fastest first.
+
+    Rules: (1) an id that was given stays. (2) Another is `l` and the number of decoder layers, such as `l3`;
+    (3) where several have that many, a letter follows, fastest first: `l3-a`, `l3-b`.
+    """
+    given = {name for name, _ in configs if name is not None}
+    depths = [config.num_decoder_layers for name, config in configs if name is None]
+    ids: list[str] = []
+    letters: dict[int, int] = {}
+    for name, config in configs:
+        depth = config.num_decoder_layers
+        if name is None and depths.count(depth) == 1 and f"l{depth}" not in given:
+            name = f"l{depth}"
+        while name is None:
+            letter = letters.get(depth, 0)
+            letters[depth] = letter + 1
+            proposed = f"l{depth}-{_letters(letter)}"
+            name = None if proposed in given else proposed
+        ids.append(name)
+    return ids
+
+
+def _letters(number: int) -> str:
+    """0 -> a, 25 -> z, 26 -> aa."""
+    first, last = divmod(number, 26)
+    return (_letters(first - 1) if first else "") + chr(ord("a") + last)

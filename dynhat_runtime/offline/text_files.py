@@ -1,0 +1,52 @@
+"""Writing a text file that somebody asked for by an option: whole or not at all, and named when it cannot be done."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+from dynhat_runtime.errors import SettingsError
+
+
+def write_text(path: Path, text: str, option: str) -> None:
+    """Write a file under a temporary name first, so that an interruption leaves the previous one whole.
+
+    Args:
+        path: The file; one that is there is replaced.
+        text: Its content.
+        option: What named it, such as `--out`.
+
+    Raises:
+        SettingsError: It cannot be written.
+    """
+    partial = path.with_name(path.name + ".partial")
+    try:
+        partial.write_text(text, encoding="utf-8")
+        partial.replace(path)
+    except OSError as error:
+        raise SettingsError(
+            f"{path}: cannot be written ({error.strerror}): give {option} a file you may write"
+        ) from error
+
+
+def write_new_text(path: Path, text: str, option: str) -> None:
+    """Write a file that is not there yet.
+
+    Raises:
+        SettingsError: It is there, or cannot be written.
+    """
+    if path.exists():
+        raise SettingsError(f"{path}: is there already: remove it, or give another {option}")
+    write_text(path, text, option)
+
+
+def check_writable(path: Path, option: str) -> None:
+    """Say now what writing would say later, after the work.
+
+    Raises:
+        SettingsError: `path` is a folder, or its folder is not there or may not be written to.
+    """
+    folder = path.absolute().parent
+    if path.is_dir() or not folder.is_dir() or not os.access(folder, os.W_OK):
+        reason = "is a folder" if path.is_dir() else f"no folder {folder} to write to"
+        raise SettingsError(f"{path}: cannot be written ({reason}): give {option} a file you may write")

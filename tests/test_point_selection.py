@@ -1,0 +1,88 @@
+"""Choosing operating points among candidates: spread, front, thinning, names."""
+
+from __future__ import annotations
+
+import random
+
+import pytest
+
+from dynhat_runtime.offline.point_selection import Candidate, non_dominated, spread, thin, with_ids
+from tests.tiny_bundle import SPACE
+
+CONFIG = SPACE.smallest()
+
+
+def predicted(*latencies_ms: float) -> list[Candidate]:
+    """Candidates that a search predicted at these latencies."""
+    return [Candidate(CONFIG, predicted_ms=ms) for ms in latencies_ms]
+
+
+# --- spread ---
+
+
+def test_few_candidates_all_stay() -> None:
+    """There is nothing to choose."""
+    candidates = predicted(1, 2, 3)
+    assert spread(candidates, 3) == candidates
+
+
+def test_spread_keeps_both_ends_and_drops_the_crowded() -> None:
+    """What lies close to its neighbours goes first, by ratio and not by milliseconds."""
+    chosen = spread(predicted(10, 10.1, 10.2, 20, 40, 41, 80), 4)
+    assert [candidate.predicted_ms for candidate in chosen] == [10, 20, 40, 80]
+
+
+def test_what_was_chosen_by_hand_is_always_a_candidate() -> None:
+    """It has no prediction to be spread by."""
+    by_hand = Candidate(CONFIG, id="mine")
+    chosen = spread([*predicted(1, 2, 3, 4), by_hand], 3)
+    assert by_hand in chosen
+    assert [candidate.predicted_ms for candidate in chosen] == [None, 1, 4]
+
+
+@pytest.mark.parametrize(("limit", "expected"), [(0, []), (1, [5]), (2, [5, 9])])
+def test_hardly_any_room(limit: int, expected: list[float]) -> None:
+    """One place is the fastest's."""
+    assert [c.predicted_ms for c in spread(predicted(9, 7, 5), limit)] == expected
+
+
+# --- front ---
+
+
+def test_front_is_what_brute_force_finds() -> None:
+    """No kept item is beaten by another, every dropped one is."""
+    rng = random.Random(1)
+    items = [(float(rng.randrange(12)), float(rng.randrange(12))) for _ in range(60)]
+    front = non_dominated(items, lambda item: item)
+
+    def beats(a: tuple[float, float], b: tuple[float, float]) -> bool:
+        return a != b and a[0] <= b[0] and a[1] <= b[1]
+
+    assert front == sorted({item for item in items if not any(beats(other, item) for other in items)})
+
+
+def test_of_equals_one_stays() -> None:
+    """The first."""
+    items = [("first", 1.0, 1.0), ("second", 1.0, 1.0)]
+    assert non_dominated(items, lambda item: (item[1], item[2])) == [items[0]]
+
+
+def test_thinning_leaves_small_gaps() -> None:
+    """A point every octave, both ends kept."""
+    assert thin([1.0, 1.1, 2.0, 3.9, 4.0, 8.0, 16.0], 5, lambda ms: ms) == [1.0, 2.0, 4.0, 8.0, 16.0]
+    assert thin([1.0, 2.0], 5, lambda ms: ms) == [1.0, 2.0]
+
+
+# --- names ---
+
+
+def test_names_say_the_depth() -> None:
+    """A letter only where several have it, fastest first; given names stay and are not taken twice."""
+    one, three = SPACE.smallest(), SPACE.largest()
+    assert with_ids([(None, one), (None, three), (None, three)]) == ["l1", "l3-a", "l3-b"]
+    assert with_ids([("mine", one), (None, three)]) == ["mine", "l3"]
+    assert with_ids([("l3", one), (None, three)]) == ["l3", "l3-a"]
+    assert with_ids([("l3-a", one), (None, three), (None, three)]) == ["l3-a", "l3-b", "l3-c"]
+    many = with_ids([(None, one)] * 30)
+    assert len(set(many)) == 30
+    assert many[25:28] == ["l1-z", "l1-aa", "l1-ab"]
