@@ -9,6 +9,7 @@ Source: HAT (Wang et al., ACL 2020) and the Dynamic-HAT paper, section IV-A-d. H
 
 from __future__ import annotations
 
+import functools
 import random
 from collections.abc import Callable, Collection, Mapping, Sequence
 from statistics import fmean
@@ -407,21 +408,26 @@ class DesignSpace(BaseModel):
 
     def gene_slots(self) -> tuple[GeneSlot, ...]:
         """The gene's positions in order."""
-        encoder_depth, decoder_depth = self.max_encoder_layers, self.max_decoder_layers
-        blocks = (
-            ("encoder_embed_dim", None),
-            ("encoder_num_layers", None),
-            ("encoder_ffn_dim", encoder_depth),
-            ("encoder_attention_heads", encoder_depth),
-            ("decoder_embed_dim", None),
-            ("decoder_num_layers", None),
-            ("decoder_ffn_dim", decoder_depth),
-            ("decoder_attention_heads", decoder_depth),
-            ("cross_attention_heads", decoder_depth),
-            ("cross_attention_span", decoder_depth),
-        )
-        return tuple(
-            GeneSlot(field, layer, getattr(self, field))
-            for field, depth in blocks
-            for layer in ((None,) if depth is None else range(depth))
-        )
+        return _gene_slots(self)
+
+
+@functools.lru_cache(maxsize=16)
+def _gene_slots(space: DesignSpace) -> tuple[GeneSlot, ...]:
+    encoder_depth, decoder_depth = space.max_encoder_layers, space.max_decoder_layers
+    blocks = (
+        ("encoder_embed_dim", None),
+        ("encoder_num_layers", None),
+        ("encoder_ffn_dim", encoder_depth),
+        ("encoder_attention_heads", encoder_depth),
+        ("decoder_embed_dim", None),
+        ("decoder_num_layers", None),
+        ("decoder_ffn_dim", decoder_depth),
+        ("decoder_attention_heads", decoder_depth),
+        ("cross_attention_heads", decoder_depth),
+        ("cross_attention_span", decoder_depth),
+    )
+    return tuple(
+        GeneSlot(field, layer, getattr(space, field))
+        for field, depth in blocks
+        for layer in ((None,) if depth is None else range(depth))
+    )

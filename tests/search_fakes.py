@@ -48,14 +48,14 @@ class AdditivePredictor:
             ]
         )
 
-    def check_for(self, design_space: DesignSpace, device_name: str) -> None:
+    def check_for(self, design_space: DesignSpace, device: str) -> None:
         """Refuse others, in the words of the real one."""
         if design_space.name != self.space_name:
             raise LatencyDataError(
                 f"the predictor is for space {self.space_name!r}, not {design_space.name!r}"
             )
-        if device_name != self.device:
-            raise LatencyDataError(f"the predictor is for device {self.device!r}, not {device_name!r}")
+        if device != self.device:
+            raise LatencyDataError(f"the predictor is for device {self.device!r}, not {device!r}")
 
 
 class MadeUpLosses:

@@ -19,7 +19,6 @@ from pymoo.core.crossover import Crossover
 from pymoo.core.evaluator import Evaluator
 from pymoo.core.mutation import Mutation
 from pymoo.core.problem import Problem
-from pymoo.core.repair import Repair
 from pymoo.indicators.hv import HV
 from pymoo.problems.static import StaticProblem
 from pymoo.termination.max_gen import MaximumGenerationTermination
@@ -278,7 +277,6 @@ def _met_on_surrogate(search: _Search, surrogate: LossSurrogate) -> list[SubTran
         sampling=np.array([space.gene(one.config) for one in start]),
         crossover=_SpaceCrossover(space, search.rng),
         mutation=_SpaceMutation(space, search.rng, options.mutation_probability),
-        repair=_CanonicalGene(space),
         eliminate_duplicates=True,
     )
     algorithm.setup(
@@ -320,7 +318,7 @@ class _SpaceCrossover(Crossover):  # type: ignore[misc]  # pymoo has no types
 
 
 class _SpaceMutation(Mutation):  # type: ignore[misc]  # pymoo has no types
-    """The design space's mutation."""
+    """The design space's mutation. It gives every architecture one gene, so that pymoo sees duplicates."""
 
     def __init__(self, space: DesignSpace, rng: random.Random, probability: float) -> None:
         super().__init__()
@@ -334,15 +332,3 @@ class _SpaceMutation(Mutation):  # type: ignore[misc]  # pymoo has no types
                 for gene in X.astype(int).tolist()
             ]
         )
-
-
-class _CanonicalGene(Repair):  # type: ignore[misc]  # pymoo has no types
-    """One gene per architecture, so that duplicates are seen: entries beyond the depth follow the first."""
-
-    def __init__(self, space: DesignSpace) -> None:
-        super().__init__()
-        self.space = space
-
-    def _do(self, problem: Any, X: Any, **_: Any) -> Any:
-        space = self.space
-        return np.array([space.gene(space.config_from_gene(gene)) for gene in X.astype(int).tolist()])

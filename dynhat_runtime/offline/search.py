@@ -51,7 +51,7 @@ NUM_LINES = 20
 class Predictor(PredictsLatency, Protocol):
     """A latency predictor that knows what it is for."""
 
-    def check_for(self, design_space: DesignSpace, device_name: str) -> None:
+    def check_for(self, design_space: DesignSpace, device: str) -> None:
         """Raise LatencyDataError unless it is for this space and device."""
 
 

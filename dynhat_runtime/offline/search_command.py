@@ -82,16 +82,16 @@ def load_predictor(path: Path) -> tuple[Predictor, str]:
         LatencyDataError: It is broken.
         SearchError: It cannot be read.
     """
-    from dynhat_runtime.offline.latency_predictor import (  # type: ignore[import-untyped, import-not-found, unused-ignore]  # until it is merged
-        LatencyPredictor,
-    )
-
     try:
         sha256 = hashlib.sha256(path.read_bytes()).hexdigest()
     except OSError as error:
         raise SearchError(
             f"{path}: cannot be read ({error.strerror}): give --predictor a latency predictor's file"
         ) from error
+    from dynhat_runtime.offline.latency_predictor import (  # type: ignore[import-untyped, import-not-found, unused-ignore]  # until it is merged
+        LatencyPredictor,
+    )
+
     predictor: Predictor = LatencyPredictor.load(path)
     return predictor, sha256
 
