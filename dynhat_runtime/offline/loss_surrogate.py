@@ -3,13 +3,12 @@
 The cheapest rung of the search's ladder: it costs microseconds and is fitted anew to what was measured so far.
 Measures nothing.
 
-Shapes: N architectures, P features.
+Shapes: N architectures, G gene positions, C choices of one, W widths, P features, K components.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from statistics import fmean
 
 import numpy as np
 import numpy.typing as npt
@@ -19,43 +18,44 @@ from dynhat_runtime.design_space import DesignSpace, SubTransformerConfig
 Floats = npt.NDArray[np.float64]
 RIDGES = (1e-2, 1e-1, 1.0, 10.0, 100.0)
 """Penalties to choose from, for centred features of unit scale."""
+_WIDTHS = (
+    "encoder_embed_dim",
+    "encoder_ffn_dim",
+    "decoder_embed_dim",
+    "decoder_ffn_dim",
+    "cross_attention_span",
+)
+"""Their means over active layers are taken into account beside the single positions."""
+_FIELDS = (*_WIDTHS, "encoder_num_layers", "decoder_num_layers")
 
 
-def surrogate_features(space: DesignSpace, config: SubTransformerConfig) -> list[float]:
-    """Which choice each active position takes, and how widths and spans weigh at this decoder depth."""
-    row: list[float] = []
-
-    def one_hot(value: int | None, choices: Sequence[int]) -> None:
-        row.extend(float(value == choice) for choice in choices)
-
-    def layers(values: Sequence[int], choices: Sequence[int], max_depth: int) -> None:
-        for layer in range(max_depth):
-            one_hot(values[layer] if layer < len(values) else None, choices)
-
-    one_hot(config.encoder_embed_dim, space.encoder_embed_dim)
-    one_hot(config.num_encoder_layers, space.encoder_num_layers)
-    layers(config.encoder_ffn_dims, space.encoder_ffn_dim, space.max_encoder_layers)
-    layers(config.encoder_attention_heads, space.encoder_attention_heads, space.max_encoder_layers)
-    one_hot(config.decoder_embed_dim, space.decoder_embed_dim)
-    one_hot(config.num_decoder_layers, space.decoder_num_layers)
-    depth = space.max_decoder_layers
-    layers(config.decoder_ffn_dims, space.decoder_ffn_dim, depth)
-    layers(config.decoder_attention_heads, space.decoder_attention_heads, depth)
-    layers(config.cross_attention_heads, space.cross_attention_heads, depth)
-    layers(config.cross_attention_spans, space.cross_attention_span, depth)
-    widths = (
-        config.encoder_embed_dim / max(space.encoder_embed_dim),
-        fmean(config.encoder_ffn_dims) / max(space.encoder_ffn_dim),
-        config.decoder_embed_dim / max(space.decoder_embed_dim),
-        fmean(config.decoder_ffn_dims) / max(space.decoder_ffn_dim),
-        fmean(config.cross_attention_spans) / max(space.cross_attention_span),
+def surrogate_features(space: DesignSpace, configs: Sequence[SubTransformerConfig]) -> Floats:
+    """Features (N, P): which choice each active position takes, and how widths and spans weigh at each depth."""
+    genes_NG = np.array([space.gene(config) for config in configs], np.float64)
+    slots = space.gene_slots()
+    columns = {field: [i for i, slot in enumerate(slots) if slot.field == field] for field in _FIELDS}
+    depths_N = {stack: genes_NG[:, columns[f"{stack}_num_layers"][0]] for stack in ("encoder", "decoder")}
+    blocks: list[Floats] = []
+    active_NG = np.ones_like(genes_NG)
+    for position, slot in enumerate(slots):
+        if slot.layer is not None:
+            stack = "encoder" if slot.field.startswith("encoder") else "decoder"
+            active_NG[:, position] = slot.layer < depths_N[stack]
+        takes_NC = genes_NG[:, position, None] == np.array(slot.choices)
+        blocks.append(takes_NC * active_NG[:, position, None])
+    widths_NW = np.stack(
+        [
+            (genes_NG * active_NG)[:, columns[field]].sum(axis=1)
+            / active_NG[:, columns[field]].sum(axis=1)
+            / max(slots[columns[field][0]].choices)
+            for field in _WIDTHS
+        ],
+        axis=1,
     )
-    for num_layers in space.decoder_num_layers:
-        row.extend(width * (num_layers == config.num_decoder_layers) for width in widths)
-    row.extend(
-        first * second for i, first in enumerate(widths) for second in widths[i:]
-    )  # widths help each other less than they help alone
-    return row
+    blocks += [widths_NW * (depths_N["decoder"] == depth)[:, None] for depth in space.decoder_num_layers]
+    # Widths help each other less than they help alone.
+    blocks += [widths_NW[:, i:] * widths_NW[:, i, None] for i in range(len(_WIDTHS))]
+    return np.concatenate(blocks, axis=1)
 
 
 class LossSurrogate:
@@ -63,7 +63,7 @@ class LossSurrogate:
 
     def __init__(self, space: DesignSpace, configs: Sequence[SubTransformerConfig], losses_N: Floats) -> None:
         self.space = space
-        features_NP = self._features(configs)
+        features_NP = surrogate_features(space, configs)
         self.mean_P = features_NP.mean(axis=0)
         spread_P = features_NP.std(axis=0)
         self.scale_P = np.where(spread_P > 0, spread_P, 1.0)
@@ -83,9 +83,6 @@ class LossSurrogate:
 
     def losses(self, configs: Sequence[SubTransformerConfig]) -> Floats:
         """Guessed losses (N), nats per target token."""
-        centred_NP = (self._features(configs) - self.mean_P) / self.scale_P
+        centred_NP = (surrogate_features(self.space, configs) - self.mean_P) / self.scale_P
         guesses_N: Floats = centred_NP @ self.weight_P + self.mean_loss
         return guesses_N
-
-    def _features(self, configs: Sequence[SubTransformerConfig]) -> Floats:
-        return np.array([surrogate_features(self.space, config) for config in configs], np.float64)
