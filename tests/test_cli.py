@@ -27,7 +27,7 @@ from dynhat_runtime.service.limits import RequestLimits
 from tests.service_fakes import FakeControl, FakeEngine, make_table
 
 ROOT = Path(__file__).parent.parent
-COMMANDS = ["serve", "status", "points", "translate"]
+COMMANDS = ["serve", "status", "points", "translate", "fit-predictor"]
 
 
 @pytest.fixture

@@ -213,6 +213,46 @@ def evaluate(
             typer.echo(rows[0][signature])
 
 
+@app.command("fit-predictor")
+def fit_predictor(
+    dataset: Annotated[Path, typer.Argument(metavar="CSV", help="Latency dataset, ours or HAT's.")],
+    out: Annotated[
+        Path | None, typer.Option(help="Predictor file to write (JSON); without it nothing is written.")
+    ] = None,
+    device: Annotated[
+        str | None, typer.Option(help="Names the device of a file that names none, as HAT's do.")
+    ] = None,
+    where: Annotated[
+        list[str] | None, typer.Option(help="Only rows measured so, such as num_cpus=2; repeatable.")
+    ] = None,
+    bundle: Annotated[
+        Path | None, typer.Option(help="Bundle of the genes' design space, if it is no preset.")
+    ] = None,
+    seed: Annotated[
+        int, typer.Option(min=0, help="Of the split into training, validation and test rows.")
+    ] = 0,
+    no_hat: Annotated[
+        bool, typer.Option("--no-hat", help="Do not retrain HAT's predictor beside ours.")
+    ] = False,
+    as_json: JsonOption = False,
+) -> None:
+    """Fit a latency predictor and test it on unseen rows, beside HAT's retrained on the same rows (a minute).
+
+    \b
+    Example:
+      dynhat fit-predictor latency.csv --where num_cpus=2 --out predictor.json
+      dynhat fit-predictor wmt14ende_xeon_cpu.csv --device xeon --json
+    """
+    _need_offline()
+    from dynhat_runtime.offline.predictor_commands import fit_and_save, summary, table
+
+    predictor = fit_and_save(
+        dataset, out, device=device, where=where or (), bundle=bundle, seed=seed, compares_with_hat=not no_hat
+    )
+    typer.echo(json.dumps(summary(predictor), indent=1) if as_json else table(predictor))
+    typer.echo(f"wrote {out}" if out else "nothing written: give --out FILE to keep the predictor", err=True)
+
+
 @app.command("export-ctranslate2")
 def export_ctranslate2(
     point: Annotated[str, typer.Argument(help="Operating point to convert.")],
