@@ -10,8 +10,10 @@ import argparse
 import math
 import sys
 from collections.abc import Callable, Sequence
+from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 from datetime import datetime, timezone
+from itertools import repeat
 from pathlib import Path
 from statistics import median
 
@@ -213,6 +215,7 @@ def main(arguments: Sequence[str], tell: Callable[[str], None]) -> int:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.predictors", description=__doc__)
     parser.add_argument("folder", type=Path, metavar="FOLDER", help="folder of latency datasets (*.csv)")
     parser.add_argument("--seeds", type=int, default=5, help="so many splits, seeds 0, 1, ... (5)")
+    parser.add_argument("--jobs", type=int, default=1, help="datasets at a time, each one thread (1)")
     parser.add_argument(
         "--out", type=Path, default=ROOT / "docs/results", help="folder of the report (docs/results)"
     )
@@ -220,20 +223,21 @@ def main(arguments: Sequence[str], tell: Callable[[str], None]) -> int:
     paths = sorted(asked.folder.glob("*.csv"))
     if not paths or asked.seeds < 1:
         parser.error(f"nothing to do: {asked.folder} has {len(paths)} CSV files, --seeds is {asked.seeds}")
-    trials: dict[str, list[Trial]] = {}
+    trials: dict[str, list[Trial]] = {path.stem: [] for path in paths}
     try:
-        for path in paths:
+        with ProcessPoolExecutor(asked.jobs) as pool:
             for seed in range(asked.seeds):
-                trial = try_out(path, seed)
-                trials.setdefault(path.stem, []).append(trial)
-                record = trial.predictor.record
-                tell(f"{path.stem}, seed {seed}: {record.mape:.2%}, HAT's {record.hat_mape:.2%}")
+                for path, trial in zip(paths, pool.map(try_out, paths, repeat(seed)), strict=True):
+                    trials[path.stem].append(trial)
+                    record = trial.predictor.record
+                    tell(f"{path.stem}, seed {seed}: {record.mape:.2%}, HAT's {record.hat_mape:.2%}")
+                # After every seed, so that a run that is cut short leaves what it found.
+                report = asked.out / f"{REPORT}.md"
+                report.write_text(as_markdown(asked.folder, range(seed + 1), trials), encoding="utf-8")
+                draw(trials, asked.out / f"{REPORT}.png")
     except DynhatError as error:
         tell(f"benchmarks.predictors: error: {error}")
         return error.exit_code
-    draw(trials, asked.out / f"{REPORT}.png")
-    report = asked.out / f"{REPORT}.md"
-    report.write_text(as_markdown(asked.folder, range(asked.seeds), trials), encoding="utf-8")
     tell(f"wrote {report}")
     return 0
 

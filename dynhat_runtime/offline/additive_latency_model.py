@@ -56,11 +56,12 @@ class AdditiveLatencyModel(BaseModel):
         """Latency [N] in milliseconds."""
         known = stacks if self.is_per_layer else stacks.averaged()
         found = terms(known, self.basis, Bends(self.depth_steps, self.ffn_knots))
-        # The means go into one number, so that no array of all standardised terms is made.
-        prices = np.array(self.weights_ms) / np.array(self.scales)
-        constant = self.constant_ms - float(prices @ np.array(self.means))
-        sums = np.column_stack([found[name] for name in self.terms]) @ prices
-        return np.asarray(np.maximum(self.least_ms, sums + constant))
+        sums = np.full(len(stacks.decoder_dim), self.constant_ms)
+        for name, mean, scale, weight_ms in zip(
+            self.terms, self.means, self.scales, self.weights_ms, strict=True
+        ):
+            sums += (found[name] - mean) * (weight_ms / scale)
+        return np.asarray(np.maximum(self.least_ms, sums))
 
 
 @dataclass(frozen=True, slots=True)
