@@ -17,6 +17,7 @@ from dynhat_runtime.cli import app
 from dynhat_runtime.design_space import SubTransformerConfig, latency_features, preset
 from dynhat_runtime.errors import LatencyDataError
 from dynhat_runtime.offline import hat_latency_predictor
+from dynhat_runtime.offline.additive_latency_model import fit_additive_model
 from dynhat_runtime.offline.latency_basis import Stacks
 from dynhat_runtime.offline.latency_dataset import LatencyRow, append_row
 from dynhat_runtime.offline.latency_fit import (
@@ -108,19 +109,21 @@ def unseen_error(predictor: LatencyPredictor) -> float:
 # --- how well it predicts ---
 
 
-@pytest.mark.parametrize(("path", "share"), [(PI, 0.8), (NANO, 1.0)], ids=["pi", "nano"])
+@pytest.mark.parametrize(("path", "share"), [(PI, 0.7), (NANO, 0.95)], ids=["pi", "nano"])
 def test_better_than_least_squares(path: Path, share: float) -> None:
-    """On real devices' rows its error on unseen rows is below that of least squares on HAT's features."""
+    """On a real device's rows, fitted on either half, it errs less on the other than least squares on HAT's features."""
     data = TrainingSet.read(path, QUICK)
+    matrix = np.column_stack([np.ones(len(data.rows)), data.features])
+    order = np.random.default_rng(0).permutation(len(data.rows))
     ours, linear = [], []
-    for seed in range(3):
-        ours.append(fit_predictor(path, dataclasses.replace(QUICK, seed=seed)).record.mape)
-        split = Split.of(len(data.rows), seed)
-        known = np.concatenate([split.train, split.validation])
-        matrix = np.column_stack([np.ones(len(data.rows)), data.features])
+    for known, unseen in ((order[::2], order[1::2]), (order[1::2], order[::2])):
+        model = fit_additive_model(
+            data.stacks.take(known), data.latency_ms[known], is_per_layer=False, seed=0
+        )
+        ours.append(mape(model.predict_ms(data.stacks.take(unseen)), data.latency_ms[unseen]))
         weights = np.linalg.lstsq(matrix[known], data.latency_ms[known], rcond=None)[0]
-        linear.append(mape((matrix @ weights)[split.test], data.latency_ms[split.test]))
-    assert np.mean(ours) < share * np.mean(linear)
+        linear.append(mape(matrix[unseen] @ weights, data.latency_ms[unseen]))
+    assert sum(ours) < share * sum(linear)
 
 
 def test_full_genes_with_noise(own_file: Path) -> None:

@@ -21,8 +21,6 @@ NUM_FOLDS = 5
 RIDGES = (1e-4, 1e-3, 1e-2)
 """Penalties of the squared weight of a standardised term, where the median latency is 1."""
 MEDIAN_SHARES = tuple(tenths / 10 for tenths in range(11))
-BETTER_BY = 0.995
-"""A richer model has to be better by half a percent of the error."""
 RMSE_SLACK = 1.02
 NUM_REWEIGHTINGS = 25
 
@@ -92,13 +90,29 @@ class _Terms:
         return np.column_stack([np.ones(num_rows), *columns])
 
 
+@dataclass(frozen=True, slots=True)
+class _Candidate:
+    """A basis and ridge with cross-validated predictions [N] of both fits, and the median fit's relative errors."""
+
+    basis: BasisName
+    ridge: float
+    by_median: Array
+    by_mean: Array
+    errors: Array
+
+    def is_surely_better_than(self, other: _Candidate) -> bool:
+        """The mean error is smaller by more than the standard error of the difference, row by row."""
+        gains = other.errors - self.errors
+        return bool(gains.mean() > gains.std() / np.sqrt(len(gains)))
+
+
 def fit_additive_model(
     stacks: Stacks, latency_ms: Array, *, is_per_layer: bool, seed: int
 ) -> AdditiveLatencyModel:
     """Fit the basis and ridge of least cross-validated relative error, and mix median and mean.
 
-    1. Basis and ridge: the smallest mean absolute relative error over five folds; a richer basis has to earn half a
-       percent of it.
+    1. Basis and ridge: from the simplest and most penalised on; the next is taken where its mean absolute relative
+       error over five folds is smaller by more than the standard error of the difference.
     2. Share of the median fit: the largest whose cross-validated RMSE is within two percent of the smallest. Glitches
        cannot be foreseen: the median fit ignores them (small relative error), the mean fit spreads them (small RMSE).
 
@@ -110,15 +124,14 @@ def fit_additive_model(
     """
     bends = Bends.of(stacks)
     folds = np.random.default_rng(seed).permutation(len(latency_ms)) % NUM_FOLDS
-    best: tuple[float, BasisName, float, tuple[Array, Array]] | None = None
+    chosen: _Candidate | None = None
     for basis, ridge in product(BASIS_NAMES, RIDGES[::-1]):
-        found = terms(stacks, basis, bends)
-        predictions = _cross_validate(found, latency_ms, folds, ridge)
-        mape = float(np.mean(np.abs(predictions[0] / latency_ms - 1)))
-        if best is None or mape < best[0] * BETTER_BY:
-            best = (mape, basis, ridge, predictions)
-    assert best is not None
-    _, basis, ridge, predictions = best
+        by_median, by_mean = _cross_validate(terms(stacks, basis, bends), latency_ms, folds, ridge)
+        candidate = _Candidate(basis, ridge, by_median, by_mean, np.abs(by_median / latency_ms - 1))
+        if chosen is None or candidate.is_surely_better_than(chosen):
+            chosen = candidate
+    assert chosen is not None
+    basis, ridge, predictions = chosen.basis, chosen.ridge, (chosen.by_median, chosen.by_mean)
     share = _median_share(predictions, latency_ms)
     mixed = share * predictions[0] + (1 - share) * predictions[1]
     found = terms(stacks, basis, bends)
