@@ -111,7 +111,7 @@ def unseen_error(predictor: LatencyPredictor) -> float:
 
 @pytest.mark.parametrize(("path", "share"), [(PI, 0.7), (NANO, 0.95)], ids=["pi", "nano"])
 def test_better_than_least_squares(path: Path, share: float) -> None:
-    """On a real device's rows, fitted on either half, it errs less on the other than least squares on HAT's features."""
+    """On a real device's rows, fitted on either half, it errs less on the other than linear least squares."""
     data = TrainingSet.read(path, QUICK)
     matrix = np.column_stack([np.ones(len(data.rows)), data.features])
     order = np.random.default_rng(0).permutation(len(data.rows))
@@ -233,22 +233,17 @@ def test_hat_network_has_the_published_size() -> None:
 
 
 def test_hat_predictor_learns(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Trained faster than published, to save time, it gets near the rows; the same seed gives the same."""
+    """Trained faster than published, to save time, it gets near the rows and says how far it is."""
     monkeypatch.setattr(hat_latency_predictor, "NUM_STEPS", 100)
     monkeypatch.setattr(hat_latency_predictor, "LEARNING_RATE", 1e-3)
     data = TrainingSet.read(NANO, QUICK)
     split = Split.of(len(data.rows), 0)
     told: list[int] = []
-
-    def predictions() -> np.ndarray:
-        return hat_latency_predictor.hat_predictions_ms(
-            data.features, data.latency_ms, split.train, split.validation, seed=0, progress=told.append
-        )
-
-    first = predictions()
+    predicted_ms = hat_latency_predictor.hat_predictions_ms(
+        data.features, data.latency_ms, split.train, split.validation, seed=0, progress=told.append
+    )
     assert told == [100]
-    assert mape(first[split.test], data.latency_ms[split.test]) < 0.08
-    assert np.array_equal(first, predictions())
+    assert mape(predicted_ms[split.test], data.latency_ms[split.test]) < 0.08
 
 
 # --- its file ---
