@@ -83,9 +83,9 @@ def as_markdown(folder: Path, seeds: Sequence[int], trials: dict[str, list[Trial
     now = datetime.now(timezone.utc)
     parts = [
         f"# Latency predictors, {now:%Y-%m-%d}",
-        f"Ours and HAT's (its published training, on the same rows) on HAT's own latency datasets: ten averaged "
-        f"features, 80 / 10 / 10 split, seeds {', '.join(map(str, seeds))}; errors on test rows, none dropped. "
-        f"Each cell: median over the seeds [least – most].",
+        f"Ours and HAT's (its published training, on the same rows) on published latency datasets in HAT's format: "
+        f"ten averaged features, 80 / 10 / 10 split, seeds {', '.join(map(str, seeds))}; errors on test rows, "
+        f"none dropped. Each cell: median over the seeds [least – most].",
         f"- Fitted on: {device_name()}, commit {git_commit() or 'not known'}\n"
         f"- Reproduce with: `python -m benchmarks.predictors {folder.name} --seeds {len(seeds)}`",
         "## Error",

@@ -99,7 +99,7 @@ class LatencyPredictor(BaseModel):
         if self.device != device:
             raise LatencyDataError(
                 f"latency predictor is for device {self.device!r}, not {device!r}: "
-                "measure here with 'dynhat profile --samples' and fit again, or name the predictor's device"
+                "measure here with 'dynhat profile' and fit again, or name the predictor's device"
             )
         if self.design_space is not None and self.design_space != design_space.name:
             raise LatencyDataError(
