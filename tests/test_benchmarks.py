@@ -10,12 +10,14 @@ from pathlib import Path
 import pytest
 import torch
 
+from benchmarks import predictors
 from benchmarks.children import child
 from benchmarks.figures import Aim, BenchmarkError, Check, Figure, Result, Summary, percentile
 from benchmarks.memory import storage_bytes
 from benchmarks.report import Environment, as_json, as_markdown, power_mode
 from benchmarks.run import BENCHMARKS
 from dynhat_runtime.model.elastic import Linear
+from dynhat_runtime.offline import hat_latency_predictor
 
 ROOT = Path(__file__).parent.parent
 
@@ -210,3 +212,23 @@ def test_bundle_that_is_not_there(tmp_path: Path) -> None:
     assert "none" in done.stderr
     assert "Traceback" not in done.stderr
     assert not (tmp_path / "out").exists()
+
+
+# --- latency predictors ---
+
+
+def test_predictor_report_shows_both_on_every_dataset(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """The report has a row per dataset with our error, HAT's and the bound of the noise, and a picture."""
+    monkeypatch.setattr(hat_latency_predictor, "NUM_STEPS", 100)
+    name = "wmt14ende_raspberrypi4_cpu"
+    trial = predictors.try_out(ROOT / f"tests/data/latency/{name}.csv", 0)
+    text = predictors.as_markdown(tmp_path, [0], {name: [trial]})
+    rows = [line for line in text.splitlines() if line.startswith(f"| {name} ")]
+    assert len(rows) == 3
+    assert f"**{100 * trial.predictor.record.mape:.2f} % [" in rows[0]
+    assert " 3.5% | 1 of 1 " in rows[0]
+    assert trial.state_known_mape < trial.predictor.record.mape < trial.additive_mape
+    predictors.draw({name: [trial]}, tmp_path / "picture.png")
+    assert (tmp_path / "picture.png").stat().st_size > 1000

@@ -34,9 +34,15 @@ COMMANDS = [
     "translate",
     "train",
     "export",
+    "import-hat",
     "profile",
+    "fit-predictor",
+    "search",
+    "export-points",
     "evaluate",
     "reduce-space",
+    "report",
+    "export-ctranslate2",
 ]
 
 

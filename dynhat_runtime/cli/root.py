@@ -9,7 +9,7 @@ import typer
 from typer.core import TyperGroup
 
 from dynhat_runtime import __version__
-from dynhat_runtime.errors import DynhatError
+from dynhat_runtime.errors import DynhatError, SettingsError
 
 INTERRUPTED = 130
 """Exit status after Ctrl-C, as shells have it."""
@@ -72,3 +72,18 @@ def bundle_path(bundle: Path | None) -> Path:
     from dynhat_runtime.model.checkpoint import shipped_bundle_path
 
     return shipped_bundle_path()
+
+
+def need_offline() -> None:
+    """Say what to install when the design-time libraries are not there.
+
+    Raises:
+        SettingsError: With the command that installs them.
+    """
+    from importlib.util import find_spec
+
+    missing = [
+        name for name in ("sacrebleu", "matplotlib", "yaml", "pymoo", "tomli_w") if find_spec(name) is None
+    ]
+    if missing:
+        raise SettingsError(f"{missing[0]} is not installed: pip install 'dynhat-runtime[offline]'")
