@@ -20,7 +20,7 @@ from dynhat_runtime.offline import export_points, point_scorer
 from dynhat_runtime.offline.export_points import ExportOptions, PointExporter
 from dynhat_runtime.offline.figure_cache import FigureCache
 from dynhat_runtime.offline.point_scorer import PointScorer
-from dynhat_runtime.offline.point_selection import Candidate
+from dynhat_runtime.offline.point_selection import Contender
 from dynhat_runtime.offline.profile import PointToMeasure, ProfileOptions
 from dynhat_runtime.operating_point import LatencyMeasurement, OperatingPointTable
 from tests.tiny_bundle import SENTENCES, SPACE, point_configs
@@ -97,7 +97,7 @@ def _row(total_ms: float) -> LatencyMeasurement:
 def test_everything_is_measured(tiny_bundle: Bundle, tmp_path: Path, text: Path) -> None:
     """Latency at every length and state, dev loss, BLEU and chrF with signatures; loadable by the daemon."""
     found = exporter(tiny_bundle, tmp_path, text, text).export(
-        [Candidate(SMALL, id="mine"), Candidate(LARGE, predicted_ms=9.0)]
+        [Contender(SMALL, id="mine"), Contender(LARGE, predicted_ms=9.0)]
     )
     table = found.table
     assert "mine" in {point.id for point in table}
@@ -121,7 +121,7 @@ def test_what_something_faster_says_as_well_is_dropped(
 ) -> None:
     """The front stays, fastest first, with names; every candidate's fate is told."""
     subject = exporter(tiny_bundle, tmp_path, text)
-    found = subject.export([Candidate(c, predicted_ms=1.0) for c in (LARGE, SPANNING, SMALL, MIDDLE, SMALL)])
+    found = subject.export([Contender(c, predicted_ms=1.0) for c in (LARGE, SPANNING, SMALL, MIDDLE, SMALL)])
     assert [(point.id, point.config) for point in found.table] == [
         ("l1", SMALL),
         ("l2", MIDDLE),
@@ -143,7 +143,7 @@ def test_a_long_front_is_thinned(
     tiny_bundle: Bundle, tmp_path: Path, text: Path, told: list[SubTransformerConfig]
 ) -> None:
     """To so many points, both ends kept; so are the candidates that are measured at all."""
-    candidates = [Candidate(c, predicted_ms=LATENCY_MS[c]) for c in (SMALL, MIDDLE, LARGE)]
+    candidates = [Contender(c, predicted_ms=LATENCY_MS[c]) for c in (SMALL, MIDDLE, LARGE)]
     found = exporter(tiny_bundle, tmp_path, text, max_points=2).export(candidates)
     assert [point.config for point in found.table] == [SMALL, LARGE]
     assert [fate for _, fate in found.fates][1] == "on the front, left out for a shorter table"
@@ -157,7 +157,7 @@ def test_an_interrupted_run_goes_on(
     tiny_bundle: Bundle, tmp_path: Path, text: Path, told: list[SubTransformerConfig]
 ) -> None:
     """Losses that were measured are found again."""
-    candidates = [Candidate(c, predicted_ms=1.0) for c in (SMALL, MIDDLE, LARGE)]
+    candidates = [Contender(c, predicted_ms=1.0) for c in (SMALL, MIDDLE, LARGE)]
     first = exporter(tiny_bundle, tmp_path, text).export(candidates)
     told.clear()
     again = exporter(tiny_bundle, tmp_path, text).export(candidates)
@@ -169,11 +169,11 @@ def test_other_text_is_measured_anew(
     tiny_bundle: Bundle, tmp_path: Path, text: Path, told: list[SubTransformerConfig]
 ) -> None:
     """A loss belongs to the text it was measured on."""
-    exporter(tiny_bundle, tmp_path, text).export([Candidate(SMALL)])
+    exporter(tiny_bundle, tmp_path, text).export([Contender(SMALL)])
     shorter = tmp_path / "shorter.tsv.gz"
     with gzip.open(shorter, "wt", encoding="utf-8") as file:
         file.write("a\tb\n")
-    exporter(tiny_bundle, tmp_path, shorter).export([Candidate(SMALL)])
+    exporter(tiny_bundle, tmp_path, shorter).export([Contender(SMALL)])
     assert told == [SMALL, SMALL]
 
 

@@ -6,15 +6,15 @@ import random
 
 import pytest
 
-from dynhat_runtime.offline.point_selection import Candidate, non_dominated, spread, thin, with_ids
+from dynhat_runtime.offline.point_selection import Contender, non_dominated, spread, thin, with_ids
 from tests.tiny_bundle import SPACE
 
 CONFIG = SPACE.smallest()
 
 
-def predicted(*latencies_ms: float) -> list[Candidate]:
+def predicted(*latencies_ms: float) -> list[Contender]:
     """Candidates that a search predicted at these latencies."""
-    return [Candidate(CONFIG, predicted_ms=ms) for ms in latencies_ms]
+    return [Contender(CONFIG, predicted_ms=ms) for ms in latencies_ms]
 
 
 # --- spread ---
@@ -34,7 +34,7 @@ def test_spread_keeps_both_ends_and_drops_the_crowded() -> None:
 
 def test_what_was_chosen_by_hand_is_always_a_candidate() -> None:
     """It has no prediction to be spread by."""
-    by_hand = Candidate(CONFIG, id="mine")
+    by_hand = Contender(CONFIG, id="mine")
     chosen = spread([*predicted(1, 2, 3, 4), by_hand], 3)
     assert by_hand in chosen
     assert [candidate.predicted_ms for candidate in chosen] == [None, 1, 4]

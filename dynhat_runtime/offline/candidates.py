@@ -15,6 +15,7 @@ import numpy.typing as npt
 
 from dynhat_runtime.design_space import DesignSpace, SubTransformerConfig
 from dynhat_runtime.errors import SearchError
+from dynhat_runtime.offline.point_selection import non_dominated
 
 Rung = Literal["subset", "all"]
 """How much of the dev set a loss is measured on: a fixed subset of its sentences, or all of them."""
@@ -66,11 +67,7 @@ def measured(
 
 def pareto_front(candidates: Iterable[Candidate]) -> list[Candidate]:
     """Those that no other beats in latency without losing in loss; ascending latency, descending loss."""
-    front: list[Candidate] = []
-    for candidate in sorted(candidates, key=lambda one: (one.predicted_ms, one.loss)):
-        if not front or candidate.loss < front[-1].loss:
-            front.append(candidate)
-    return front
+    return non_dominated(list(candidates), lambda one: (one.predicted_ms, one.loss))
 
 
 def thinned(front: Sequence[Candidate], size: int) -> list[Candidate]:

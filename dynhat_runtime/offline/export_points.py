@@ -23,7 +23,7 @@ from dynhat_runtime.model.checkpoint import Bundle
 from dynhat_runtime.offline.figure_cache import FigureCache
 from dynhat_runtime.offline.point_files import points_from_any
 from dynhat_runtime.offline.point_scorer import PointScorer
-from dynhat_runtime.offline.point_selection import Candidate, non_dominated, spread, thin, with_ids
+from dynhat_runtime.offline.point_selection import Contender, non_dominated, spread, thin, with_ids
 from dynhat_runtime.offline.profile import (
     PointQuality,
     PointToMeasure,
@@ -53,7 +53,7 @@ class ExportedPoints:
     """The table, and what became of every candidate."""
 
     table: OperatingPointTable
-    fates: tuple[tuple[Candidate, str], ...]
+    fates: tuple[tuple[Contender, str], ...]
 
 
 class PointExporter:
@@ -63,7 +63,7 @@ class PointExporter:
         self._bundle, self._scorer, self._options, self._console = bundle, scorer, options, console
         self._space = bundle.design_space
 
-    def export(self, candidates: Sequence[Candidate]) -> ExportedPoints:
+    def export(self, candidates: Sequence[Contender]) -> ExportedPoints:
         """Choose and measure operating points; the module's docstring numbers the steps.
 
         Raises:
@@ -81,7 +81,7 @@ class PointExporter:
         table = self._without_dominated(self._profiled(kept))
         return ExportedPoints(table, tuple(self._fates(distinct, measured, front, kept, table)))
 
-    def _measured(self, chosen: Sequence[Candidate]) -> list[Candidate]:
+    def _measured(self, chosen: Sequence[Contender]) -> list[Contender]:
         """Candidates with dev loss and reference latency."""
         is_hidden = not self._console.is_terminal
         shown = track(chosen, "dev loss of the candidates", console=self._console, disable=is_hidden)
@@ -96,7 +96,7 @@ class PointExporter:
             for number, (candidate, loss) in enumerate(zip(chosen, losses, strict=True))
         ]
 
-    def _profiled(self, kept: Sequence[Candidate]) -> OperatingPointTable:
+    def _profiled(self, kept: Sequence[Contender]) -> OperatingPointTable:
         """The table of these candidates, scored and measured in full."""
         ids = with_ids([(candidate.id, candidate.config) for candidate in kept])
         points = [
@@ -116,15 +116,15 @@ class PointExporter:
 
     def _fates(
         self,
-        distinct: Sequence[Candidate],
-        measured: Sequence[Candidate],
-        front: Sequence[Candidate],
-        kept: Sequence[Candidate],
+        distinct: Sequence[Contender],
+        measured: Sequence[Contender],
+        front: Sequence[Contender],
+        kept: Sequence[Contender],
         table: OperatingPointTable,
-    ) -> list[tuple[Candidate, str]]:
+    ) -> list[tuple[Contender, str]]:
         """Every candidate with what became of it, fastest first, those not measured last."""
         point_of = {self._space.gene(point.config): point for point in table}
-        fates: list[tuple[Candidate, str]] = []
+        fates: list[tuple[Contender, str]] = []
         for candidate in sorted(measured, key=lambda c: c.latency_ms or 0.0):
             point = point_of.get(self._space.gene(candidate.config))
             if point is not None:
@@ -152,14 +152,14 @@ class PointExporter:
         return text.getvalue()
 
 
-def candidates_in(path: Path, space: DesignSpace) -> list[Candidate]:
+def candidates_in(path: Path, space: DesignSpace) -> list[Contender]:
     """The architectures that a file lists: a search's front by its predictions, any other point by its name.
 
     Raises:
         SettingsError: The file lists no points, or one lies outside the design space.
     """
     if path.suffix != ".json":
-        return [Candidate(point.config, id=point.id) for point in points_from_any(path, space)]
+        return [Contender(point.config, id=point.id) for point in points_from_any(path, space)]
     candidates = []
     for point in read_searched_points(path).points:
         try:
@@ -167,7 +167,7 @@ def candidates_in(path: Path, space: DesignSpace) -> list[Candidate]:
         except DesignSpaceError as error:
             raise SettingsError(f"{path}: point {point.id!r}: {error}") from error
         name = point.id if point.predicted_ms is None else None
-        candidates.append(Candidate(point.config, id=name, predicted_ms=point.predicted_ms))
+        candidates.append(Contender(point.config, id=name, predicted_ms=point.predicted_ms))
     return candidates
 
 

@@ -17,7 +17,7 @@ T = TypeVar("T")
 
 
 @dataclass(frozen=True, slots=True)
-class Candidate:
+class Contender:
     """An architecture that may become an operating point.
 
     Attributes:
@@ -34,7 +34,7 @@ class Candidate:
     latency_ms: float | None = None
 
 
-def spread(candidates: Sequence[Candidate], limit: int) -> list[Candidate]:
+def spread(candidates: Sequence[Contender], limit: int) -> list[Contender]:
     """At most `limit` candidates: all chosen by hand, then the predicted ones, evenly spread over log latency.
 
     The fastest and the slowest predicted one are always among them, as far as the limit has room.
