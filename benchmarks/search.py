@@ -284,8 +284,8 @@ def as_markdown(
         f"{comparison.reference_loss_all:.4f}). On the subset it counts everything a method evaluated, HAT's whole "
         f"populations too, though HAT returns one architecture per constraint. On the whole dev set it counts "
         f"{asked.promoted} promoted candidates: a method's front by subset loss and those nearest to it. Measuring "
-        f"is in wall seconds, the sum over processes, charged in full where another method had it measured already. A child of "
-        f"HAT's that was met before counts as an evaluation, as in HAT."
+        f"is in wall seconds, the sum over processes, charged in full where another method had it measured already. "
+        f"A child of HAT's that was met before counts as an evaluation, as in HAT."
     )
     parts = [
         f"# Search methods compared, {environment.measured_at[:10]}",
