@@ -284,8 +284,8 @@ def as_markdown(
         f"{comparison.reference_loss_all:.4f}). On the subset it counts everything a method evaluated, HAT's whole "
         f"populations too, though HAT returns one architecture per constraint. On the whole dev set it counts "
         f"{asked.promoted} promoted candidates: a method's front by subset loss and those nearest to it. Measuring "
-        f"is the sum over processes, charged in full where another method had it measured already. A child of "
-        f"HAT's that was met before counts as an evaluation, as in HAT."
+        f"is in wall seconds, the sum over processes, charged in full where another method had it measured already. "
+        f"A child of HAT's that was met before counts as an evaluation, as in HAT."
     )
     parts = [
         f"# Search methods compared, {environment.measured_at[:10]}",
@@ -382,7 +382,9 @@ def main(arguments: Sequence[str]) -> int:
     """Compare; the exit status."""
     asked = parse(arguments)
     try:
-        run(asked, shlex.join(["python", "-m", "benchmarks.search", *arguments]))
+        # Paths of this machine say nothing elsewhere: files by their names.
+        named = [Path(argument).name if argument.startswith("/") else argument for argument in arguments]
+        run(asked, shlex.join(["python", "-m", "benchmarks.search", *named]))
     except DynhatError as error:
         print(f"search comparison: error: {error}", file=sys.stderr)
         return 2

@@ -47,6 +47,8 @@ def test_report_of_a_tiny_bundle(tmp_path: Path, capsys: pytest.CaptureFixture[s
     assert (tmp_path / "out" / PLOT).stat().st_size > 1000
     assert report.count("| 30 (") == 5
     assert "| random |" in report
+    assert "--dev dev.tsv.gz --bundle bundle" in report
+    assert str(tmp_path) not in report
     assert "a stand-in fitted to the bundle's own table" in report
     assert "| ours | 30 (30) |" in report
     losses = (tmp_path / "cache" / "losses.jsonl").read_text()
