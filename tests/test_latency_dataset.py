@@ -19,6 +19,7 @@ from dynhat_runtime.offline.latency_dataset import (
     append_row,
     drop_torn_line,
     read_latency_dataset,
+    steady_totals_ms,
 )
 
 DATA = Path(__file__).parent / "data/latency"
@@ -165,3 +166,22 @@ def test_a_short_line(tmp_path: Path) -> None:
     path.write_text(f"{heading}\n{line.rpartition(',')[0]}\n", encoding="utf-8")
     with pytest.raises(LatencyDataError, match="line 2: has not as many cells as the heading"):
         read_latency_dataset(path)
+
+
+# --- drift ---
+
+
+def test_drift_is_taken_out_where_every_row_has_its_reference() -> None:
+    """A row measured while the device was twice as slow says half; without references totals stay as measured."""
+    row = LatencyRow(
+        features=latency_features(preset("paper-wmt14-ende").largest()),
+        encoder_mean_ms=10.0,
+        decoder_mean_ms=90.0,
+        encoder_std_ms=0.0,
+        decoder_std_ms=0.0,
+        reference_mean_ms=5.0,
+    )
+    slow = dataclasses.replace(row, encoder_mean_ms=20.0, decoder_mean_ms=180.0, reference_mean_ms=10.0)
+    assert steady_totals_ms([row, row, slow]) == [100.0, 100.0, 100.0]
+    assert steady_totals_ms([row, dataclasses.replace(slow, reference_mean_ms=None)]) == [100.0, 200.0]
+    assert steady_totals_ms([]) == []

@@ -48,7 +48,7 @@ OPTIONS = DatasetOptions(num_samples=6, num_runs=10, num_warmup_runs=1)
 
 def steady(_: SubTransformerConfig) -> RunTimes:
     """Ten runs, one of them a glitch."""
-    return RunTimes([1.0] * 9 + [50.0], [10.0, 11.0] * 4 + [0.1, 900.0], 1.0)
+    return RunTimes([1.0] * 9 + [50.0], [10.0, 11.0] * 4 + [0.1, 900.0], [4.0] * 9 + [100.0], 1.0)
 
 
 class Device:
@@ -142,7 +142,7 @@ def test_a_row_is_the_papers_protocol(tmp_path: Path) -> None:
         assert row.decoder_mean_ms == pytest.approx(10.5)
         assert row.decoder_std_ms == pytest.approx(statistics.pstdev([10, 11] * 4))
         assert row.decoder_median_ms == 10.5
-        assert (row.num_runs, row.cpu_share) == (8, 1.0)
+        assert (row.num_runs, row.cpu_share, row.reference_mean_ms) == (8, 1.0, 4.0)
         assert row.gene == SPACE.gene(config)
         assert row.features == pytest.approx(latency_features(config))
         assert row.conditions == CONDITIONS
@@ -177,6 +177,7 @@ def test_measuring_runs_the_network() -> None:
     toy = toy_super_transformer()
     times = measure_by_protocol(toy, OPTIONS)(toy.spec.design_space.smallest())
     assert len(times.encoder_ms) == len(times.decoder_ms) == OPTIONS.num_runs
+    assert len(times.reference_ms) == OPTIONS.num_runs
     assert min(times.encoder_ms) > 0
     assert min(times.decoder_ms) > min(times.encoder_ms)
     assert 0 < times.cpu_share < 1.5

@@ -10,6 +10,7 @@ from __future__ import annotations
 import csv
 import math
 import os
+import statistics
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
@@ -62,7 +63,15 @@ class Conditions:
 
 CONDITION_COLUMNS = tuple(field.name for field in fields(Conditions))
 _CONDITION_TYPES = {field.name: str(field.type) for field in fields(Conditions)}
-OWN_COLUMNS = (*MEDIAN_COLUMNS, "num_runs", "cpu_share", "measured_at", GENE_COLUMN, *CONDITION_COLUMNS)
+OWN_COLUMNS = (
+    *MEDIAN_COLUMNS,
+    "num_runs",
+    "cpu_share",
+    "reference_mean_ms",
+    "measured_at",
+    GENE_COLUMN,
+    *CONDITION_COLUMNS,
+)
 COLUMNS = (*FEATURE_COLUMNS, *MEAN_COLUMNS, *STD_COLUMNS, *OWN_COLUMNS)
 
 
@@ -81,6 +90,8 @@ class LatencyRow:
     """Runs that were kept."""
     cpu_share: float | None = None
     """CPU time of the measuring thread over the time that passed: below 1 other work had its CPU meanwhile."""
+    reference_mean_ms: float | None = None
+    """What the space's smallest SubTransformer took between this row's runs: how fast the device was just then."""
     measured_at: str | None = None
     """UTC, ISO 8601."""
     gene: tuple[int, ...] | None = None
@@ -105,6 +116,21 @@ def read_latency_dataset(path: Path, *, may_be_empty: bool = False) -> list[Late
     if not rows and not may_be_empty:
         raise LatencyDataError(f"{path}: has no rows: measure some with 'dynhat profile'")
     return rows
+
+
+def steady_totals_ms(rows: Sequence[LatencyRow]) -> list[float]:
+    """Every row's total, as it would be had the device been equally fast throughout.
+
+    A shared or thermally limited device drifts by several per cent between rows. Where every row has its reference, a
+    total is scaled by the median reference over the row's own; otherwise totals are as measured.
+    """
+    references_ms = [row.reference_mean_ms for row in rows if row.reference_mean_ms is not None]
+    if len(references_ms) < len(rows) or not rows:
+        return [row.total_ms for row in rows]
+    usual_ms = statistics.median(references_ms)
+    return [
+        row.total_ms * usual_ms / reference_ms for row, reference_ms in zip(rows, references_ms, strict=True)
+    ]
 
 
 def append_row(path: Path, row: LatencyRow) -> None:
@@ -157,6 +183,7 @@ def _cells(row: LatencyRow) -> list[str]:
         row.decoder_median_ms,
         row.num_runs,
         row.cpu_share,
+        row.reference_mean_ms,
         row.measured_at,
         gene,
         *conditions.values(),
@@ -214,6 +241,7 @@ def _row(cells: dict[str, str]) -> LatencyRow:
         decoder_median_ms=_optional(cells, MEDIAN_COLUMNS[1]),
         num_runs=int(cells["num_runs"]) if cells.get("num_runs") else None,
         cpu_share=_optional(cells, "cpu_share"),
+        reference_mean_ms=_optional(cells, "reference_mean_ms"),
         measured_at=cells.get("measured_at") or None,
         gene=tuple(map(int, cells[GENE_COLUMN].split("-"))) if has_own and cells[GENE_COLUMN] else None,
         conditions=_conditions(cells) if cells.get("device") else None,

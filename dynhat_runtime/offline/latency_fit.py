@@ -34,6 +34,7 @@ from dynhat_runtime.offline.latency_dataset import (
     Conditions,
     LatencyRow,
     read_latency_dataset,
+    steady_totals_ms,
 )
 from dynhat_runtime.offline.latency_predictor import LatencyPredictor, LatencyRange, TrainingRecord
 
@@ -125,7 +126,7 @@ class TrainingSet:
             stacks=stacks,
             is_per_layer=is_per_layer,
             features=features,
-            latency_ms=np.array([row.total_ms for row in rows]),
+            latency_ms=np.array(steady_totals_ms(rows)),
         )
 
 

@@ -1,8 +1,9 @@
 """`dynhat profile`: measure sampled SubTransformers on this device, row by row, into a latency dataset.
 
 The paper's protocol: one sentence of 30 tokens, 30 decoding steps, 300 runs, the fastest and slowest tenth dropped,
-encoder and decoder apart; beam as served. A row is trusted only if the device stayed as it was from the first run to
-the last: the same caps, and its CPU not shared with other work. Otherwise it is measured again.
+encoder and decoder apart; beam as served. Between two runs the smallest SubTransformer runs once: it tells how fast the
+device was just then, since a shared or warm one drifts. A row is trusted only if the device stayed as it was from the
+first run to the last: the same caps, and its CPU not shared with other work. Otherwise it is measured again.
 """
 
 from __future__ import annotations
@@ -61,6 +62,8 @@ class RunTimes(NamedTuple):
 
     encoder_ms: list[float]
     decoder_ms: list[float]
+    reference_ms: list[float]
+    """Of the space's smallest SubTransformer, whole sentences, each between two of the runs."""
     cpu_share: float
     """CPU time of the measuring thread over the time that passed, warm-up left out; 1 on a GPU."""
 
@@ -93,15 +96,20 @@ def measure_by_protocol(super_transformer: SuperTransformer, options: DatasetOpt
     """How a row is measured on the device that holds the weights."""
     src_BS = source_tokens(super_transformer.spec.src_vocab_size, NUM_TOKENS).to(options.device)
 
+    reference = super_transformer.extract(super_transformer.spec.design_space.smallest())
+
     def measure(config: SubTransformerConfig) -> RunTimes:
         sub = super_transformer.extract(config)
         for _ in range(options.num_warmup_runs):
             measure_once(sub, src_BS, NUM_TOKENS, options.beam_size)
         began_s, cpu_began_s = time.perf_counter(), time.thread_time()
-        runs = [measure_once(sub, src_BS, NUM_TOKENS, options.beam_size) for _ in range(options.num_runs)]
+        runs, reference_ms = [], []
+        for _ in range(options.num_runs):
+            runs.append(measure_once(sub, src_BS, NUM_TOKENS, options.beam_size))
+            reference_ms.append(sum(measure_once(reference, src_BS, NUM_TOKENS, options.beam_size)))
         share = (time.thread_time() - cpu_began_s) / (time.perf_counter() - began_s)
         encoder_ms, decoder_ms = zip(*runs, strict=True)
-        return RunTimes(list(encoder_ms), list(decoder_ms), 1.0 if src_BS.is_cuda else share)
+        return RunTimes(list(encoder_ms), list(decoder_ms), reference_ms, 1.0 if src_BS.is_cuda else share)
 
     return measure
 
@@ -265,6 +273,7 @@ def _row(
         decoder_median_ms=_rounded(statistics.median(decoder_ms)),
         num_runs=len(decoder_ms),
         cpu_share=round(times.cpu_share, 3),
+        reference_mean_ms=_rounded(statistics.fmean(trimmed(sorted(times.reference_ms)))),
         measured_at=datetime.now(timezone.utc).isoformat(timespec="seconds"),
         gene=space.gene(config),
         conditions=conditions,
