@@ -51,7 +51,7 @@ def _beside_the_papers(
 ) -> None:
     """Two panels of points coloured by decoder layers: measured here, and the paper's."""
     plt = _pyplot()
-    figure, (left, right) = plt.subplots(1, 2, figsize=(10, 4))
+    figure, (left, right) = plt.subplots(1, 2, figsize=(10, 4), layout="constrained")
     deepest = max(6, *(row.num_decoder_layers for row in figures.points))
     _points(
         left,
@@ -64,7 +64,6 @@ def _beside_the_papers(
     )
     right.set(title=PAPER, xlabel="latency (ms)", ylabel=label)
     figure.suptitle(title)
-    figure.tight_layout()
     figure.colorbar(
         shown, ax=[left, right], label="decoder layers", ticks=range(1, deepest + 1), fraction=0.03
     )
