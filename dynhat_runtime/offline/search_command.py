@@ -88,7 +88,7 @@ def load_predictor(path: Path) -> tuple[Predictor, str]:
         raise SearchError(
             f"{path}: cannot be read ({error.strerror}): give --predictor a latency predictor's file"
         ) from error
-    from dynhat_runtime.offline.latency_predictor import (  # type: ignore[import-untyped, import-not-found, unused-ignore]  # until it is merged
+    from dynhat_runtime.offline.latency_predictor import (
         LatencyPredictor,
     )
 
