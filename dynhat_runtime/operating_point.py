@@ -186,6 +186,10 @@ class OperatingPointTable(BaseModel):
         except (BundleError, DesignSpaceError) as error:
             raise BundleError(f"{path}: {error}: measure it again with 'dynhat profile'") from error
 
+    def as_json(self) -> str:
+        """The table as a file holds it."""
+        return self.model_dump_json(indent=1) + "\n"
+
     def save(self, path: Path) -> None:
         """Write the table to `path`."""
-        path.write_text(self.model_dump_json(indent=1) + "\n", encoding="utf-8")
+        path.write_text(self.as_json(), encoding="utf-8")

@@ -13,7 +13,7 @@ from dynhat_runtime.design_space import SubTransformerConfig
 from dynhat_runtime.errors import SearchError
 from dynhat_runtime.model.checkpoint import Bundle
 from dynhat_runtime.offline.candidates import Rung
-from dynhat_runtime.offline.evaluate import dev_loss, load_pairs
+from dynhat_runtime.offline.evaluate import dev_batches, dev_loss, load_pairs
 from dynhat_runtime.offline.loss_cache import LossCache, LossKey, MeasuredLoss
 from dynhat_runtime.offline.search_losses import LossEvaluator, LossLedger, LossTask
 from tests.toy_bundle import toy_super_transformer, write_toy_bundle
@@ -53,9 +53,11 @@ def _measured(task: LossTask, path: Path, num_processes: int = 1, rung: Rung = "
 
 def test_loss_on_all_is_the_dev_loss(task: LossTask, bundle: Bundle, dev: Path, tmp_path: Path) -> None:
     """On the whole dev set it is what `dynhat profile --dev` measures."""
+    super_transformer = bundle.super_transformer()
+    batches = dev_batches(super_transformer, toy_tokenizer(), load_pairs(dev))
     losses = _measured(task, tmp_path / "losses.jsonl", rung="all")
     for config, loss in zip(_configs(6), losses, strict=True):
-        expected = dev_loss(bundle.super_transformer(), config, toy_tokenizer(), load_pairs(dev))
+        expected = dev_loss(super_transformer, config, batches)
         assert loss == pytest.approx(expected, abs=1e-4)
 
 

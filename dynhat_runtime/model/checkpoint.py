@@ -194,7 +194,7 @@ class Bundle:
             BundleError: The bundle's folder cannot be written.
         """
         name = f"{TABLES}/{_slug(table.device.name)}.json"
-        content = (table.model_dump_json(indent=1) + "\n").encode()
+        content = table.as_json().encode()
         files = {**self.manifest.files, name: FileRecord.of(content)}
         manifest = self.manifest.model_copy(update={"files": files})
         _write_all(self.path, {name: content, MANIFEST: _manifest_json(manifest)})

@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any
 
 from rich.console import Console
-from rich.progress import Progress
 
 from dynhat_runtime.decoding.beam_search import BeamOptions
 from dynhat_runtime.decoding.moses_bpe import moses_words
@@ -17,30 +16,28 @@ from dynhat_runtime.design_space import DesignSpace
 from dynhat_runtime.design_space_presets import preset
 from dynhat_runtime.errors import DesignSpaceError, SettingsError
 from dynhat_runtime.model.checkpoint import PAPER_POINTS, Bundle, shipped_bundle_path
-from dynhat_runtime.model.super_transformer import SuperTransformer
 from dynhat_runtime.model.threads import use_decoding_threads
 from dynhat_runtime.monitor.host import HostMonitor
 from dynhat_runtime.monitor.identity import device_name
-from dynhat_runtime.offline.data import Pair
 from dynhat_runtime.offline.evaluate import (
-    Scores,
     compound_split_bleu,
-    dev_loss,
     load_pairs,
     score,
     translate_all,
 )
 from dynhat_runtime.offline.evaluation_progress import EvaluationProgress
+from dynhat_runtime.offline.figure_cache import FigureCache
 from dynhat_runtime.offline.hat_bundle import ImportOptions, import_checkpoints
 from dynhat_runtime.offline.import_hat import space_from_hat_yaml
 from dynhat_runtime.offline.point_files import (
     YAML_ENDINGS,
     points_from_any,
     points_of_bundle,
+    put_table,
     table_ii_points,
 )
+from dynhat_runtime.offline.point_scorer import PointScorer
 from dynhat_runtime.offline.profile import (
-    PointQuality,
     PointToMeasure,
     ProfileOptions,
     profile_points,
@@ -90,31 +87,11 @@ def profile_bundle(
         else points_from_any(points_file, bundle.design_space, points_device)
     )
     console = Console(stderr=True)
-    super_transformer = bundle.super_transformer().laid_out_for_decoding()
-    if dev is not None or test is not None:
-        dev_pairs = None if dev is None else load_pairs(dev)
-        test_pairs = None if test is None else load_pairs(test)
-        translator = Translator.of_bundle(bundle)
-        search = BeamOptions(beam_size=options.beam_size, length_penalty=bundle.manifest.length_penalty)
-        points = [
-            replace(
-                point,
-                quality=_quality(
-                    translator, super_transformer, point, dev_pairs, test_pairs, test, search, console
-                ),
-            )
-            for point in points
-        ]
-    table = profile_points(bundle, super_transformer, points, options, console)
-    if out is None:
-        return bundle.with_table(table).path
-    try:
-        table.save(out)
-    except OSError as error:
-        raise SettingsError(
-            f"{out}: cannot be written ({error.strerror}): give --out a file you may write"
-        ) from error
-    return out
+    scorer = PointScorer(bundle, dev, test, beam_size=options.beam_size, cache=FigureCache(), console=console)
+    points = [
+        replace(point, quality=scorer.quality(point.config, point.id, point.quality)) for point in points
+    ]
+    return put_table(bundle, profile_points(bundle, scorer.decoding, points, options, console), out)
 
 
 def profile_dataset(path: Path, options: DatasetOptions, out: Path) -> int:
@@ -237,34 +214,6 @@ def _original_space(
         ) from error
 
 
-def _quality(
-    translator: Translator,
-    super_transformer: SuperTransformer,
-    point: PointToMeasure,
-    dev_pairs: list[Pair] | None,
-    test_pairs: list[Pair] | None,
-    test: Path | None,
-    search: BeamOptions,
-    console: Console,
-) -> PointQuality:
-    """What is known of the point, with what was asked for measured anew."""
-    quality = point.quality
-    if dev_pairs is not None:
-        loss = dev_loss(super_transformer, point.config, translator.tokenizer, dev_pairs)
-        quality = replace(quality, dev_loss=loss)
-    if test_pairs is not None and test is not None:
-        translations = _translate_with(translator, super_transformer, point, test_pairs, search, console)
-        scores = _scores(translations, test_pairs, test)
-        quality = replace(
-            quality,
-            bleu=scores.bleu,
-            bleu_signature=f"{scores.bleu_signature}|beam:{search.beam_size}",
-            chrf=scores.chrf,
-            chrf_signature=f"{scores.chrf_signature}|beam:{search.beam_size}",
-        )
-    return quality
-
-
 @dataclass(frozen=True, slots=True)
 class EvaluateOptions:
     """How to score.
@@ -318,7 +267,7 @@ def evaluate_bundle(
             row = {
                 "id": point.id,
                 "beam_size": options.beam_size,
-                **asdict(_scores(translations, pairs, test)),
+                **asdict(score(translations, targets, _name_of(test))),
             }
             if options.compound_split:
                 row["compound_split_bleu"], row["compound_split_bleu_signature"] = compound_split_bleu(
@@ -334,30 +283,5 @@ def evaluate_bundle(
     return rows
 
 
-def _scores(translations: list[str], pairs: list[Pair], test: Path) -> Scores:
-    return score(translations, [target for _, target in pairs], _name_of(test))
-
-
 def _name_of(test: Path) -> str:
     return test.name.split(".")[0]
-
-
-def _translate_with(
-    translator: Translator,
-    super_transformer: SuperTransformer,
-    point: PointToMeasure,
-    pairs: list[Pair],
-    search: BeamOptions,
-    console: Console,
-) -> list[str]:
-    """The point's translations of the pairs' sources."""
-    sub = super_transformer.extract(point.config)
-    with Progress(console=console, disable=not console.is_terminal) as progress:
-        task = progress.add_task(f"translating with {point.id}", total=len(pairs))
-        return translate_all(
-            translator,
-            sub,
-            [source for source, _ in pairs],
-            search,
-            lambda done: progress.update(task, completed=done),
-        )

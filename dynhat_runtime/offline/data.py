@@ -237,6 +237,11 @@ def batches_by_tokens(
     return batches
 
 
+def padded_batches(corpus: TokenisedCorpus, order: npt.NDArray[np.int64], max_tokens: int) -> list[Batch]:
+    """The pairs `order` (sorted by length), padded, in batches of at most `max_tokens` on the longer side."""
+    return [collate(corpus, batch.tolist()) for batch in batches_by_tokens(corpus, order, max_tokens)]
+
+
 def epoch_batches(
     corpus: TokenisedCorpus, weights: npt.NDArray[np.float64], *, max_tokens: int, seed: int, epoch: int
 ) -> list[npt.NDArray[np.int64]]:

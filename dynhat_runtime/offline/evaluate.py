@@ -14,7 +14,7 @@ from dynhat_runtime.decoding.translator import Translator
 from dynhat_runtime.design_space import SubTransformerConfig
 from dynhat_runtime.model.sub_transformer import SubTransformer
 from dynhat_runtime.model.super_transformer import SuperTransformer
-from dynhat_runtime.offline.data import Pair, batches_by_tokens, collate, read_pairs, tokenise
+from dynhat_runtime.offline.data import Batch, Pair, padded_batches, read_pairs, tokenise
 from dynhat_runtime.offline.trainer import evaluate_loss
 
 BATCH_SENTENCES = 64
@@ -109,17 +109,19 @@ def compound_split_bleu(
     return round(score, 2), f"{test_set}|words:moses-{language}|compounds:split|{bleu.get_signature()}"
 
 
+def dev_batches(
+    super_transformer: SuperTransformer, tokenizer: Tokenizer, pairs: Sequence[Pair]
+) -> list[Batch]:
+    """Pairs made ready for `dev_loss`: once for any number of architectures."""
+    corpus = tokenise(pairs, tokenizer, super_transformer.spec.max_positions)
+    return padded_batches(corpus, corpus.tgt_lengths.argsort(kind="stable"), MAX_TOKENS_PER_BATCH)
+
+
 def dev_loss(
     super_transformer: SuperTransformer,
     config: SubTransformerConfig,
-    tokenizer: Tokenizer,
-    pairs: Sequence[Pair],
+    batches: Sequence[Batch],
     label_smoothing: float = 0.1,
 ) -> float:
     """Label-smoothed cross-entropy per target token, natural logarithm."""
-    corpus = tokenise(pairs, tokenizer, super_transformer.spec.max_positions)
-    order = corpus.tgt_lengths.argsort(kind="stable")
-    batches = [
-        collate(corpus, batch.tolist()) for batch in batches_by_tokens(corpus, order, MAX_TOKENS_PER_BATCH)
-    ]
     return round(evaluate_loss(super_transformer, config, batches, label_smoothing).smoothed.item(), 4)

@@ -18,10 +18,10 @@ from rich.console import Console
 from rich.progress import track
 
 from dynhat_runtime.design_space import DesignSpace
-from dynhat_runtime.errors import DesignSpaceError, SettingsError
+from dynhat_runtime.errors import SettingsError
 from dynhat_runtime.model.checkpoint import Bundle
 from dynhat_runtime.offline.figure_cache import FigureCache
-from dynhat_runtime.offline.point_files import points_from_any
+from dynhat_runtime.offline.point_files import checked_point, points_from_any, put_table
 from dynhat_runtime.offline.point_scorer import PointScorer
 from dynhat_runtime.offline.point_selection import Contender, non_dominated, spread, thin, with_ids
 from dynhat_runtime.offline.profile import (
@@ -162,10 +162,7 @@ def candidates_in(path: Path, space: DesignSpace) -> list[Contender]:
         return [Contender(point.config, id=point.id) for point in points_from_any(path, space)]
     candidates = []
     for point in read_searched_points(path).points:
-        try:
-            space.check(point.config)
-        except DesignSpaceError as error:
-            raise SettingsError(f"{path}: point {point.id!r}: {error}") from error
+        checked_point(path, point.id, point.config, space)
         name = point.id if point.predicted_ms is None else None
         candidates.append(Contender(point.config, id=name, predicted_ms=point.predicted_ms))
     return candidates
@@ -204,7 +201,4 @@ def export_points(
     exporter = PointExporter(bundle, scorer, options, console)
     exported = exporter.export(candidates)
     write_text(work / CANDIDATES_FILE, exporter.fates_csv(exported), "--work-dir")
-    if out is None:
-        return bundle.with_table(exported.table).path
-    write_text(out, exported.table.model_dump_json(indent=1) + "\n", "--out")
-    return out
+    return put_table(bundle, exported.table, out)

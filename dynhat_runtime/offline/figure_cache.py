@@ -8,19 +8,19 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
 from dynhat_runtime.errors import SettingsError
+from dynhat_runtime.offline.text_files import append_line
 
 Figures = dict[str, float | int | str | None]
 
 
 class FigureCache:
-    """An append-only JSONL file of figures by key."""
+    """An append-only JSONL file of figures by key; without a file they last as long as this object."""
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path | None = None) -> None:
         """Read what the file has; a line that an interruption tore is measured again.
 
         Raises:
@@ -28,6 +28,8 @@ class FigureCache:
         """
         self._path = path
         self._figures: dict[str, Figures] = {}
+        if path is None:
+            return
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
             text = path.read_text(encoding="utf-8") if path.exists() else ""
@@ -55,18 +57,15 @@ class FigureCache:
         return self._figures[key]
 
     def _keep(self, key: str, what: Mapping[str, object], figures: Figures) -> None:
+        self._figures[key] = figures
+        if self._path is None:
+            return
         row = {"key": key, "of": dict(what), "figures": figures}
         try:
-            with self._path.open("a", encoding="utf-8") as file:
-                if self._ends_torn:
-                    file.write("\n")
-                    self._ends_torn = False
-                file.write(json.dumps(row, default=str) + "\n")
-                file.flush()
-                os.fsync(file.fileno())
+            append_line(self._path, ("\n" if self._ends_torn else "") + json.dumps(row, default=str) + "\n")
+            self._ends_torn = False
         except OSError as error:
             raise SettingsError(f"{self._path}: cannot be written ({error.strerror})") from error
-        self._figures[key] = figures
 
 
 def file_sha256(path: Path) -> str:

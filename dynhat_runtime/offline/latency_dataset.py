@@ -8,8 +8,8 @@ are read all the same. Measures nothing.
 from __future__ import annotations
 
 import csv
+import io
 import math
-import os
 import statistics
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, fields
@@ -17,6 +17,7 @@ from pathlib import Path
 
 from dynhat_runtime.design_space import LatencyFeatures
 from dynhat_runtime.errors import LatencyDataError
+from dynhat_runtime.offline.text_files import append_line
 
 FEATURE_COLUMNS = (
     "encoder_embed_dim",
@@ -139,14 +140,13 @@ def append_row(path: Path, row: LatencyRow) -> None:
     Raises:
         LatencyDataError: The file cannot be written.
     """
+    text = io.StringIO()
+    writer = csv.writer(text)
     try:
-        with path.open("a", encoding="utf-8", newline="") as file:
-            writer = csv.writer(file)
-            if file.tell() == 0:
-                writer.writerow(COLUMNS)
-            writer.writerow(_cells(row))
-            file.flush()
-            os.fsync(file.fileno())
+        if not path.exists() or path.stat().st_size == 0:
+            writer.writerow(COLUMNS)
+        writer.writerow(_cells(row))
+        append_line(path, text.getvalue())
     except OSError as error:
         raise LatencyDataError(f"{path}: cannot be written ({error.strerror}): give another --out") from error
 

@@ -8,7 +8,6 @@ Shapes: N rows.
 
 from __future__ import annotations
 
-import hashlib
 import shlex
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields
@@ -27,6 +26,7 @@ from dynhat_runtime.design_space import (
 from dynhat_runtime.design_space_presets import PRESETS
 from dynhat_runtime.errors import DesignSpaceError, LatencyDataError
 from dynhat_runtime.offline.additive_latency_model import fit_additive_model
+from dynhat_runtime.offline.figure_cache import file_sha256
 from dynhat_runtime.offline.hat_latency_predictor import NUM_STEPS, Rows, hat_predictions_ms
 from dynhat_runtime.offline.latency_basis import Array, Stacks
 from dynhat_runtime.offline.latency_dataset import (
@@ -174,7 +174,7 @@ def fit_predictor(
         model=model,
         record=TrainingRecord(
             file=path.name,
-            file_sha256=hashlib.sha256(path.read_bytes()).hexdigest(),
+            file_sha256=file_sha256(path),
             where=tuple(f"{column}={value}" for column, value in options.where),
             fitted_at=datetime.now(timezone.utc).isoformat(timespec="seconds"),
             seed=options.seed,

@@ -8,12 +8,12 @@ from __future__ import annotations
 
 import json
 import math
-import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from dynhat_runtime.errors import SearchError
+from dynhat_runtime.offline.text_files import append_line
 
 
 class LossKey(NamedTuple):
@@ -73,10 +73,7 @@ class LossCache:
         """
         row = {**key._asdict(), "loss": measured.loss, "seconds": round(measured.seconds, 4)}
         try:
-            with self.path.open("a", encoding="utf-8") as file:
-                file.write(json.dumps(row) + "\n")
-                file.flush()
-                os.fsync(file.fileno())
+            append_line(self.path, json.dumps(row) + "\n")
         except OSError as error:
             raise self._cannot(error) from error
         self._rows[key] = _parsed(row)[1]

@@ -36,6 +36,7 @@ from dynhat_runtime.offline.candidates import (
 )
 from dynhat_runtime.offline.evolution import distinct_draws
 from dynhat_runtime.offline.loss_surrogate import LossSurrogate
+from dynhat_runtime.offline.point_selection import non_dominated
 from dynhat_runtime.offline.recipe import AnchorRecipe
 
 Floats = npt.NDArray[np.float64]
@@ -241,18 +242,8 @@ def _greedy_by_gain(
         scores_N[chosen] = -np.inf
         best = int(scores_N.argmax())
         chosen.append(best)
-        point = (float(times_N[best]), float(losses_N[best]))
-        front = _with_point(front, point)
+        front = non_dominated([*front, (float(times_N[best]), float(losses_N[best]))], lambda point: point)
     return chosen
-
-
-def _with_point(front: list[tuple[float, float]], point: tuple[float, float]) -> list[tuple[float, float]]:
-    """The front of (ms, loss) points with one more."""
-    merged: list[tuple[float, float]] = []
-    for one in sorted([*front, point]):
-        if not merged or one[1] < merged[-1][1]:
-            merged.append(one)
-    return merged
 
 
 # --- pymoo on the surrogate ---------------------------------------------------------------------------------------

@@ -15,6 +15,8 @@ from dynhat_runtime.offline.paper_points import DEFAULT_SOURCE, PaperPoints
 from dynhat_runtime.offline.profile import PointQuality, PointToMeasure, points_from_file, points_of_table
 from dynhat_runtime.offline.recipe import FixedRecipe
 from dynhat_runtime.offline.searched_points import read_searched_points, slug
+from dynhat_runtime.offline.text_files import write_text
+from dynhat_runtime.operating_point import OperatingPointTable
 
 YAML_ENDINGS = (".yml", ".yaml")
 
@@ -28,11 +30,11 @@ def points_from_any(path: Path, space: DesignSpace, device: str | None = None) -
     if path.suffix == ".json":
         searched = read_searched_points(path)
         chosen = searched.points if device is None else searched.of_device(device)
-        return [_checked(path, point.id, point.config, space) for point in chosen]
+        return [checked_point(path, point.id, point.config, space) for point in chosen]
     if device is not None:
         raise SettingsError(f"--device {device} needs a file of published points (.json), not {path.name}")
     if path.suffix in YAML_ENDINGS:
-        return [_checked(path, slug(path.stem), config_from_hat_yaml(path), space)]
+        return [checked_point(path, slug(path.stem), config_from_hat_yaml(path), space)]
     return points_from_file(path, space)
 
 
@@ -62,7 +64,7 @@ def table_ii_points(space: DesignSpace, path: Path | None = None) -> list[PointT
     if path is not None and not chosen:
         raise SettingsError(f"{path}: has no points of {DEFAULT_SOURCE!r}: choose a device with --device")
     try:
-        return [_checked(file, point.id, point.config, space) for point in chosen]
+        return [checked_point(file, point.id, point.config, space) for point in chosen]
     except SettingsError:
         if path is not None:
             raise
@@ -70,8 +72,27 @@ def table_ii_points(space: DesignSpace, path: Path | None = None) -> list[PointT
         return [PointToMeasure(name, config, PointQuality()) for name, config in ends.items()]
 
 
-def _checked(path: Path, point_id: str, config: SubTransformerConfig, space: DesignSpace) -> PointToMeasure:
+def checked_point(
+    path: Path, point_id: str, config: SubTransformerConfig, space: DesignSpace
+) -> PointToMeasure:
+    """A point of a file.
+
+    Raises:
+        SettingsError: Its architecture lies outside the design space.
+    """
     try:
         return PointToMeasure(point_id, space.check(config), PointQuality())
     except DesignSpaceError as error:
         raise SettingsError(f"{path}: point {point_id!r}: {error}") from error
+
+
+def put_table(bundle: Bundle, table: OperatingPointTable, out: Path | None) -> Path:
+    """Write a measured table to the file `--out` named, or into the bundle; returns where.
+
+    Raises:
+        DynhatError: It cannot be written.
+    """
+    if out is None:
+        return bundle.with_table(table).path
+    write_text(out, table.as_json(), "--out")
+    return out

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 
 from rich.console import Console
@@ -16,9 +17,11 @@ from dynhat_runtime.decoding.beam_search import BeamOptions
 from dynhat_runtime.decoding.translator import Translator
 from dynhat_runtime.design_space import SubTransformerConfig
 from dynhat_runtime.model.checkpoint import Bundle
-from dynhat_runtime.offline.evaluate import dev_loss, load_pairs, score, translate_all
+from dynhat_runtime.offline.evaluate import dev_batches, dev_loss, load_pairs, score, translate_all
 from dynhat_runtime.offline.figure_cache import FigureCache, Figures, file_sha256
 from dynhat_runtime.offline.profile import PointQuality
+
+NOTHING_KNOWN = PointQuality()
 
 
 class PointScorer:
@@ -27,7 +30,7 @@ class PointScorer:
     def __init__(
         self,
         bundle: Bundle,
-        dev: Path,
+        dev: Path | None,
         test: Path | None,
         *,
         beam_size: int,
@@ -38,7 +41,7 @@ class PointScorer:
 
         Args:
             bundle: Whose SubTransformers are scored.
-            dev: Gzipped TSV for the dev loss.
+            dev: Gzipped TSV for the dev loss; without it there is none.
             test: Gzipped TSV to translate; without it there are no BLEU and chrF.
             beam_size: Hypotheses per sentence; the length penalty is the bundle's.
             cache: Where figures are looked up and kept.
@@ -48,7 +51,7 @@ class PointScorer:
             DynhatError: A file that cannot be used.
         """
         self._bundle, self._cache, self._console = bundle, cache, console
-        self._dev, self._dev_pairs = dev, load_pairs(dev)
+        self._dev, dev_pairs = dev, None if dev is None else load_pairs(dev)
         self._test, self._test_pairs = test, [] if test is None else load_pairs(test)
         self._hashes = {path: file_sha256(path) for path in (dev, test) if path is not None}
         self._search = BeamOptions(beam_size=beam_size, length_penalty=bundle.manifest.length_penalty)
@@ -56,28 +59,35 @@ class PointScorer:
         self._trained = bundle.super_transformer()
         self.decoding = self._trained.laid_out_for_decoding()
         self._translator = Translator.of_bundle(bundle)
+        tokenizer = self._translator.tokenizer
+        self._dev_batches = [] if dev_pairs is None else dev_batches(self._trained, tokenizer, dev_pairs)
 
     def dev_loss(self, config: SubTransformerConfig) -> float:
-        """Label-smoothed cross-entropy per target token, natural logarithm."""
+        """Label-smoothed cross-entropy per target token, natural logarithm; needs a dev set."""
+        assert self._dev is not None
 
         def measure() -> Figures:
-            return {"dev_loss": dev_loss(self._trained, config, self._translator.tokenizer, self._dev_pairs)}
+            return {"dev_loss": dev_loss(self._trained, config, self._dev_batches)}
 
         return float(self._cache.get(self._key(config, self._dev), measure)["dev_loss"] or 0)
 
-    def quality(self, config: SubTransformerConfig, label: str) -> PointQuality:
-        """Dev loss, and BLEU and chrF where there is a test set; `label` names the point in the progress bar."""
-        loss = self.dev_loss(config)
-        if self._test is None:
-            return PointQuality(dev_loss=loss)
-        scores = self._scores(config, label, self._test)
-        return PointQuality(
-            dev_loss=loss,
-            bleu=float(scores["bleu"] or 0),
-            bleu_signature=str(scores["bleu_signature"]),
-            chrf=float(scores["chrf"] or 0),
-            chrf_signature=str(scores["chrf_signature"]),
-        )
+    def quality(
+        self, config: SubTransformerConfig, label: str, known: PointQuality = NOTHING_KNOWN
+    ) -> PointQuality:
+        """What is `known` of an architecture, with what there is text for measured; `label` names it in progress."""
+        quality = known
+        if self._dev is not None:
+            quality = replace(quality, dev_loss=self.dev_loss(config))
+        if self._test is not None:
+            scores = self._scores(config, label, self._test)
+            quality = replace(
+                quality,
+                bleu=float(scores["bleu"] or 0),
+                bleu_signature=str(scores["bleu_signature"]),
+                chrf=float(scores["chrf"] or 0),
+                chrf_signature=str(scores["chrf_signature"]),
+            )
+        return quality
 
     def _scores(self, config: SubTransformerConfig, label: str, test: Path) -> Figures:
         sources = [source for source, _ in self._test_pairs]

@@ -13,7 +13,8 @@ from pathlib import Path
 
 from dynhat_runtime.errors import SettingsError
 from dynhat_runtime.offline import paper_figures as paper
-from dynhat_runtime.offline.report_figures import Comparison, Quality, ReportFigures, Training
+from dynhat_runtime.offline.profile import PointQuality
+from dynhat_runtime.offline.report_figures import Comparison, ReportFigures, Training
 from dynhat_runtime.offline.report_plots import draw
 
 FIGURES_FILE = "figures.json"
@@ -87,8 +88,8 @@ def _table_i(comparison: Comparison | None) -> Iterable[str]:
                     _bleu(row.first),
                     _bleu(row.second),
                     _ratio(row.first, row.second),
-                    f"{row.first.dev_loss:.3f}",
-                    "-" if row.second is None else f"{row.second.dev_loss:.3f}",
+                    _loss(row.first),
+                    _loss(row.second),
                 )
                 for row in comparison.rows
             ),
@@ -126,7 +127,7 @@ def _table_ii(figures: ReportFigures) -> Iterable[str]:
                 f"{row.latency_ms:.1f}",
                 _bleu(row.quality),
                 "-" if row.quality.chrf is None else f"{row.quality.chrf:.1f}",
-                f"{row.quality.dev_loss:.3f}",
+                _loss(row.quality),
                 str(row.num_decoder_layers),
                 f"{row.num_parameters / 1e6:.2f}",
             )
@@ -217,8 +218,8 @@ def _figure_5(figures: ReportFigures) -> Iterable[str]:
                 f"{row.latency_ms:.1f}",
                 _bleu(row.first),
                 _bleu(row.second),
-                f"{row.first.dev_loss:.3f}",
-                "not in the space" if row.second is None else f"{row.second.dev_loss:.3f}",
+                _loss(row.first),
+                "not in the space" if row.second is None else _loss(row.second),
             )
             for row in comparison.rows
         ),
@@ -253,11 +254,15 @@ def _trained(training: Training) -> str:
     return f"trained for {training.updates:,} updates, {training.target_tokens / 1e6:.1f} M target tokens"
 
 
-def _bleu(quality: Quality | None) -> str:
+def _bleu(quality: PointQuality | None) -> str:
     return "-" if quality is None or quality.bleu is None else f"{quality.bleu:.2f}"
 
 
-def _ratio(first: Quality, second: Quality | None) -> str:
+def _loss(quality: PointQuality | None) -> str:
+    return "-" if quality is None or quality.dev_loss is None else f"{quality.dev_loss:.3f}"
+
+
+def _ratio(first: PointQuality, second: PointQuality | None) -> str:
     if second is None or not first.bleu or not second.bleu:
         return "-"
     return f"{first.bleu / second.bleu:.3f}"

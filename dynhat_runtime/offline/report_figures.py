@@ -23,27 +23,6 @@ class _Part(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
 
-class Quality(_Part):
-    """What one network says on the dev and the test set."""
-
-    dev_loss: float
-    bleu: float | None = None
-    bleu_signature: str | None = None
-    chrf: float | None = None
-    chrf_signature: str | None = None
-
-    @classmethod
-    def of(cls, quality: PointQuality) -> Quality:
-        """The same as a part of the report."""
-        return cls(
-            dev_loss=quality.dev_loss or 0.0,
-            bleu=quality.bleu,
-            bleu_signature=quality.bleu_signature,
-            chrf=quality.chrf,
-            chrf_signature=quality.chrf_signature,
-        )
-
-
 class PointRow(_Part):
     """Table II: one operating point."""
 
@@ -51,7 +30,7 @@ class PointRow(_Part):
     latency_ms: float
     num_decoder_layers: int
     num_parameters: int
-    quality: Quality
+    quality: PointQuality
 
 
 class Training(_Part):
@@ -73,8 +52,8 @@ class ComparedRow(_Part):
     id: str
     latency_ms: float
     num_decoder_layers: int
-    first: Quality
-    second: Quality | None
+    first: PointQuality
+    second: PointQuality | None
     """None where the second network cannot be this architecture."""
 
 
@@ -121,6 +100,7 @@ class FigureMaker:
     ) -> None:
         self._table, self._dev, self._test = table, dev, test
         self._cache, self._console = cache, console
+        self._scorers: dict[Path, PointScorer] = {}
 
     def points(self, bundle: Bundle) -> tuple[PointRow, ...]:
         """Table II of the bundle that the table belongs to."""
@@ -131,7 +111,7 @@ class FigureMaker:
                 latency_ms=self._table.reference_latency_ms(point),
                 num_decoder_layers=point.config.num_decoder_layers,
                 num_parameters=point.num_parameters,
-                quality=self._quality(scorer, point),
+                quality=scorer.quality(point.config, point.id),
             )
             for point in self._table
         )
@@ -164,33 +144,36 @@ class FigureMaker:
         trained = Training.of(original), (Training.of(reduced),)
         return Comparison(first_training=trained[0], second_training=trained[1], rows=rows)
 
-    def _compared(self, scorer: PointScorer, point: OperatingPoint, second: Quality | None) -> ComparedRow:
+    def _compared(
+        self, scorer: PointScorer, point: OperatingPoint, second: PointQuality | None
+    ) -> ComparedRow:
         return ComparedRow(
             id=point.id,
             latency_ms=self._table.reference_latency_ms(point),
             num_decoder_layers=point.config.num_decoder_layers,
-            first=self._quality(scorer, point),
+            first=scorer.quality(point.config, point.id),
             second=second,
         )
 
-    def _in(self, bundle: Bundle, point: OperatingPoint) -> Quality | None:
+    def _in(self, bundle: Bundle, point: OperatingPoint) -> PointQuality | None:
         """The point's architecture in another bundle; None where that cannot be it."""
         try:
             bundle.design_space.check(point.config)
         except DesignSpaceError:
             return None
-        return self._quality(self._scorer(bundle), point)
-
-    def _quality(self, scorer: PointScorer, point: OperatingPoint) -> Quality:
-        return Quality.of(scorer.quality(point.config, point.id))
+        return self._scorer(bundle).quality(point.config, point.id)
 
     def _scorer(self, bundle: Bundle) -> PointScorer:
-        beam_size = self._table.device.beam_size
-        return PointScorer(
-            bundle,
-            self._dev,
-            self._test,
-            beam_size=beam_size,
-            cache=self._cache,
-            console=self._console,
-        )
+        """The bundle's scorer: its weights and the texts are read once."""
+        scorer = self._scorers.get(bundle.path)
+        if scorer is None:
+            beam_size = self._table.device.beam_size
+            scorer = self._scorers[bundle.path] = PointScorer(
+                bundle,
+                self._dev,
+                self._test,
+                beam_size=beam_size,
+                cache=self._cache,
+                console=self._console,
+            )
+        return scorer

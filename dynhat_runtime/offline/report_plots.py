@@ -31,7 +31,7 @@ def draw(figures: ReportFigures, folder: Path) -> list[str]:
         folder / names[1],
         figures,
         "dev loss (nats per token)",
-        lambda row: row.quality.dev_loss,
+        lambda row: row.quality.dev_loss or 0.0,
         lambda row: row.dev_loss,
         "Figure 4: dev loss against latency",
     )

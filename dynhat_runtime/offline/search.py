@@ -7,7 +7,6 @@ repeats its steps from what is kept, in seconds, and goes on from there: no stat
 from __future__ import annotations
 
 import contextlib
-import hashlib
 import json
 import signal
 import time
@@ -34,6 +33,7 @@ from dynhat_runtime.offline.candidates import (
     thinned,
 )
 from dynhat_runtime.offline.evolution import EvolutionOptions, hat_search, random_search
+from dynhat_runtime.offline.figure_cache import file_sha256
 from dynhat_runtime.offline.import_hat import HatSearchSettings
 from dynhat_runtime.offline.loss_cache import LossCache, MeasuredLoss
 from dynhat_runtime.offline.pareto_search import ParetoFindings, ParetoOptions, pareto_search, to_promote
@@ -209,7 +209,7 @@ def _identity(bundle: Bundle, dev: Path, predictor_sha256: str) -> dict[str, str
     """What every loss and latency of a run folder belongs to."""
     return {
         "weights_sha256": bundle.weights_sha256,
-        "dev_sha256": hashlib.sha256(dev.read_bytes()).hexdigest(),
+        "dev_sha256": file_sha256(dev),
         "predictor_sha256": predictor_sha256,
     }
 

@@ -33,11 +33,11 @@ from dynhat_runtime.offline.candidates import Rung
 from dynhat_runtime.offline.data import (
     Batch,
     TokenisedCorpus,
-    batches_by_tokens,
-    collate,
+    padded_batches,
     read_pairs,
     tokenise,
 )
+from dynhat_runtime.offline.figure_cache import file_sha256
 from dynhat_runtime.offline.loss_cache import LossCache, LossKey, MeasuredLoss
 from dynhat_runtime.offline.trainer import evaluate_loss
 
@@ -77,7 +77,7 @@ class LossTask:
         rng = np.random.default_rng(SUBSET_SEED)
         size = min(num_subset_sentences, len(corpus))
         subset = rng.choice(everything, size, replace=False) if size < len(corpus) else everything
-        common = [bundle.weights_sha256, hashlib.sha256(dev.read_bytes()).hexdigest(), LABEL_SMOOTHING]
+        common = [bundle.weights_sha256, file_sha256(dev), LABEL_SMOOTHING]
         return cls(
             super_transformer,
             {"subset": _batches(corpus, subset), "all": _batches(corpus, everything)},
@@ -283,9 +283,7 @@ def _gather(share: list[MeasuredLoss]) -> list[list[MeasuredLoss]]:
 def _batches(corpus: TokenisedCorpus, indices: np.ndarray[tuple[int], np.dtype[np.int64]]) -> list[Batch]:
     """The pairs `indices`, sorted by length and padded."""
     order = indices[np.lexsort((corpus.src_lengths[indices], corpus.tgt_lengths[indices]))]
-    return [
-        collate(corpus, batch.tolist()) for batch in batches_by_tokens(corpus, order, MAX_TOKENS_PER_BATCH)
-    ]
+    return padded_batches(corpus, order, MAX_TOKENS_PER_BATCH)
 
 
 def _fingerprint(parts: Sequence[object]) -> str:

@@ -29,6 +29,22 @@ def write_text(path: Path, text: str, option: str) -> None:
         ) from error
 
 
+def append_line(path: Path, line: str) -> None:
+    """Add a line to a file, which is made when there is none; on disk when this returns.
+
+    Args:
+        path: The file.
+        line: With the end that the file's lines have.
+
+    Raises:
+        OSError: It cannot be written; the caller knows which option names it.
+    """
+    with path.open("a", encoding="utf-8", newline="") as file:
+        file.write(line)
+        file.flush()
+        os.fsync(file.fileno())
+
+
 def write_new_text(path: Path, text: str, option: str) -> None:
     """Write a file that is not there yet.
 

@@ -28,9 +28,9 @@ from dynhat_runtime.model.super_transformer import SuperTransformer, SuperTransf
 from dynhat_runtime.offline.data import (
     Batch,
     TokenisedCorpus,
-    batches_by_tokens,
     collate,
     epoch_batches,
+    padded_batches,
     read_corpus,
     tokenised_corpus,
 )
@@ -102,10 +102,7 @@ def load_corpora(
     if len(dev) == 0:
         raise TrainingError("no dev pair is left after the filters: give another dev file")
     order = np.argsort(dev.tgt_lengths, kind="stable")
-    dev_batches = [
-        collate(dev, b.tolist()) for b in batches_by_tokens(dev, order, recipe.loop.max_tokens_per_batch)
-    ]
-    return train, weights, dev_batches
+    return train, weights, padded_batches(dev, order, recipe.loop.max_tokens_per_batch)
 
 
 def training_batches(
