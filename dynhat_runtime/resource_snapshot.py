@@ -9,6 +9,16 @@ from dataclasses import asdict, dataclass
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class SensorState:
+    """Whether one sensor answers."""
+
+    name: str
+    is_up: bool
+    error: str | None = None
+    """What it said last, while it is down."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class ResourceSnapshot:
     """The device's resources at one moment. Caps (`max_*`, usable CPUs, quota) say what work may use;
     momentary clocks only say what it uses now."""
@@ -36,6 +46,18 @@ class ResourceSnapshot:
     gpu_max_frequency_hz: float | None = None
     gpu_load_fraction: float | None = None
     power_mode: str | None = None
+    """Name of the board's power mode, such as MAXN; its number where no name is known."""
+    power_mw: float | None = None
+    """Power the whole board draws."""
+    online_cpus: tuple[int, ...] | None = None
+    """CPU numbers switched on, whoever may use them."""
+    cooling_state_fraction: float | None = None
+    """The most engaged cooling device's state over its highest, 0 (no throttling) .. 1."""
+    battery_fraction: float | None = None
+    """Charge, 0..1."""
+    on_battery: bool | None = None
+    sensors: tuple[SensorState, ...] = ()
+    """Every sensor that was asked, in a fixed order. A field is None where its sensor is down or absent."""
 
     @property
     def effective_cpus(self) -> float | None:
