@@ -134,6 +134,70 @@ class _Scripted:
         """Rows are equal."""
 
 
+class _Remembering:
+    """A step function whose scores depend on all that a row has said; every row's prefix travels with it."""
+
+    def __init__(self, vocab_size: int, num_sentences: int, beam: int) -> None:
+        self.vocab_size = vocab_size
+        self.prefixes = [[i // beam] for i in range(num_sentences * beam)]
+
+    def scores(self, prefix: list[int]) -> torch.Tensor:
+        """Fixed random scores of what follows `prefix`; eos is likely, so that several rows end at once."""
+        generator = torch.Generator().manual_seed(hash(tuple(prefix)) % 2**31)
+        scores = torch.randn(self.vocab_size, generator=generator) * 2
+        scores[EOS] = scores.max() - 0.5 * float(torch.rand(1, generator=generator))
+        return scores
+
+    def step(self, tokens: torch.Tensor) -> torch.Tensor:
+        """Scores after each row's prefix and its new token."""
+        for prefix, token in zip(self.prefixes, tokens.tolist(), strict=True):
+            prefix.append(token)
+        return torch.stack([self.scores(prefix) for prefix in self.prefixes])
+
+    def reorder(self, rows: torch.Tensor) -> None:
+        """Go on with these prefixes."""
+        self.prefixes = [list(self.prefixes[row]) for row in rows.tolist()]
+
+    def keep_sentences(self, sentences: torch.Tensor, rows: torch.Tensor) -> None:
+        """Go on with these prefixes."""
+        self.reorder(rows)
+
+
+def _plain_search(
+    model: _Remembering, sentence: int, options: BeamOptions, cap: int
+) -> list[tuple[int, ...]]:
+    """An independent beam search of one sentence that sorts the whole vocabulary at every step."""
+    beams: list[tuple[float, list[int]]] = [(0.0, [sentence, EOS])]
+    finished: list[tuple[float, tuple[int, ...]]] = []
+    for position in range(cap + 1):
+        grown = []
+        for total, prefix in beams:
+            scores = model.scores(prefix).log_softmax(0).tolist()
+            allowed = [EOS] if position == cap else range(model.vocab_size)
+            for token in allowed:
+                if token != PAD and not (token == EOS and position < options.min_length):
+                    grown.append((total + scores[token], [*prefix, token]))
+        grown.sort(key=lambda one: -one[0])
+        for total, prefix in grown[: options.beam_size]:
+            if prefix[-1] == EOS and len(finished) < options.beam_size:
+                said = tuple(prefix[2:])
+                finished.append((total / len(said) ** options.length_penalty, said))
+        beams = [one for one in grown if one[1][-1] != EOS][: options.beam_size]
+        if len(finished) == options.beam_size:
+            break
+    return [said for _, said in sorted(finished, key=lambda one: -one[0])]
+
+
+@pytest.mark.parametrize("vocab_size", [12, 200, 263, 2560])
+def test_the_best_of_the_whole_vocabulary_are_found(vocab_size: int) -> None:
+    """Whatever the vocabulary's size, the search finds what sorting all of it at every step finds."""
+    options = BeamOptions(beam_size=4)
+    model = _Remembering(vocab_size, 8, 4)
+    expected = [_plain_search(model, sentence, options, 6) for sentence in range(8)]
+    found = beam_search(model, [6] * 8, options)
+    assert [[h.tokens for h in hypotheses] for hypotheses in found] == expected
+
+
 def test_score_is_the_length_normalised_sum() -> None:
     """A hypothesis's score is its summed log-probability over length ** penalty, eos counted."""
     (hypotheses,) = beam_search(_Scripted([0.1, 0.1, 0.2, 0.6], 1), [3], BeamOptions(1, 0.6))

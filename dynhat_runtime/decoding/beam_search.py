@@ -2,7 +2,8 @@
 
 Source: the search of HAT / fairseq as published, confirmed by golden hypotheses. Greedy search is beam 1.
 
-Shapes: B sentences still searched, K beams, N = B * K rows, V vocabulary, C = 2K candidates.
+Shapes: B sentences still searched, K beams, N = B * K rows, V vocabulary, C = 2K candidates; the vocabulary is looked
+through in groups of W neighbouring tokens, G of them in the K rows of a sentence.
 """
 
 from __future__ import annotations
@@ -12,7 +13,12 @@ from dataclasses import dataclass
 from typing import NamedTuple, Protocol
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
+
+LARGEST_GROUP = 256
+USUAL_GROUP = 128
+"""Tokens that one look at their maximum rules out together; between the sizes of the two steps of the selection."""
 
 
 class StepFunction(Protocol):
@@ -150,9 +156,7 @@ def _best_candidates(
     logits_NV: Tensor, totals_BK: Tensor, position: int, forced_B: list[bool], options: BeamOptions
 ) -> list[list[_Candidate]]:
     """Per sentence its 2K best continuations, best first; pad never, eos as `min_length` and the cap demand."""
-    num_sentences, beam = totals_BK.shape
-    vocab_size = logits_NV.shape[1]
-    num_candidates = min(2 * beam, vocab_size)
+    beam = totals_BK.shape[1]
     # Before anything is ruled out: what may not be said still has its share. Three times faster than logsumexp.
     scores_NV = logits_NV.log_softmax(dim=1)
     if any(forced_B):
@@ -163,16 +167,49 @@ def _best_candidates(
     elif position < options.min_length:
         scores_NV[:, options.eos_id] = -torch.inf
     scores_NV[:, options.pad_id] = -torch.inf
-    # The best 2K of all are among the best 2K of each row.
-    top_NC, token_NC = scores_NV.topk(num_candidates, dim=1)
-    total_BC = (top_NC.view(num_sentences, beam, num_candidates) + totals_BK[:, :, None]).flatten(1)
-    best_BC, flat_BC = total_BC.topk(num_candidates, dim=1)
-    token_BC = token_NC.view(num_sentences, -1).gather(1, flat_BC)
-    beam_BC = flat_BC // num_candidates
+    best, rows, tokens = _best_of_sentences(scores_NV.add_(totals_BK.view(-1, 1)), totals_BK)
     return [
         [_Candidate(*candidate) for candidate in zip(*columns, strict=True)]
-        for columns in zip(best_BC.tolist(), beam_BC.tolist(), token_BC.tolist(), strict=True)
+        for columns in zip(best, rows, tokens, strict=True)
     ]
+
+
+def _best_of_sentences(
+    totals_NV: Tensor, totals_BK: Tensor
+) -> tuple[list[list[float]], list[list[int]], list[list[int]]]:
+    """Totals, beams and tokens of the 2K best of every sentence's K rows, best first.
+
+    The best C tokens lie in the C groups of the highest maxima, so only these groups are sorted: half the time of
+    sorting every row.
+    """
+    num_sentences, beam = totals_BK.shape
+    num_candidates = min(2 * beam, totals_NV.shape[1])
+    width = _group_width(totals_NV.shape[1])
+    if totals_NV.shape[1] % width:
+        totals_NV = F.pad(totals_NV, (0, width - totals_NV.shape[1] % width), value=-torch.inf)
+    groups_per_row = totals_NV.shape[1] // width
+    totals_BGW = totals_NV.view(num_sentences, beam * groups_per_row, width)
+    group_BC = totals_BGW.amax(dim=2).topk(min(num_candidates, totals_BGW.shape[1]), dim=1).indices
+    chosen_BCW = (
+        totals_BGW[0, group_BC[0]]
+        if num_sentences == 1
+        else totals_BGW.gather(1, group_BC[:, :, None].expand(-1, -1, width))
+    )
+    best_BC, flat_BC = chosen_BCW.view(num_sentences, -1).topk(num_candidates, dim=1)
+    rows, tokens = [], []
+    for groups, places in zip(group_BC.tolist(), flat_BC.tolist(), strict=True):
+        found = [(groups[place // width], place % width) for place in places]
+        rows.append([group // groups_per_row for group, _ in found])
+        tokens.append([group % groups_per_row * width + token for group, token in found])
+    return best_BC.tolist(), rows, tokens
+
+
+def _group_width(vocab_size: int) -> int:
+    """Tokens in a group: a large divisor of the vocabulary, so that nothing has to be padded, if it has one."""
+    if vocab_size <= LARGEST_GROUP:
+        return vocab_size
+    divisors = (width for width in range(LARGEST_GROUP, USUAL_GROUP // 2 - 1, -1) if vocab_size % width == 0)
+    return next(divisors, USUAL_GROUP)
 
 
 def _advance(

@@ -40,11 +40,12 @@ class KVCache:
     """Keys and values of the target positions decoded so far, for all decoder layers in one tensor.
 
     Layers may differ in heads but share the width Q, so one (layer, row, position, 2Q) block holds them all and
-    a beam reorder is one gather. Room grows by doubling.
+    a beam reorder is one gather, into a second block that then takes the first one's place. Room grows by doubling.
     """
 
     def __init__(self, num_layers: int, num_rows: int, qkv_dim: int, *, capacity: int, like: Tensor) -> None:
         self.kv_LNTQ = like.new_empty(num_layers, num_rows, capacity, 2 * qkv_dim)
+        self.spare_LNTQ: Tensor | None = None
         self.length = 0
 
     def update(self, layer: int, kv_NQ: Tensor) -> tuple[Tensor, Tensor]:
@@ -61,22 +62,23 @@ class KVCache:
         if self.length == capacity:
             grown = self.kv_LNTQ.new_empty(layers, rows, 2 * capacity, width)
             grown[:, :, :capacity] = self.kv_LNTQ
-            self.kv_LNTQ = grown
+            self.kv_LNTQ, self.spare_LNTQ = grown, None
 
     def reorder(self, rows_N: Tensor) -> None:
         """Keep the cache rows `rows_N`, in that order; their number may shrink."""
         layers, _, capacity, width = self.kv_LNTQ.shape
-        kept = self.kv_LNTQ[:, :, : self.length].index_select(1, rows_N)
-        if rows_N.shape[0] == self.kv_LNTQ.shape[1]:
-            self.kv_LNTQ[:, :, : self.length] = kept
-            return
-        self.kv_LNTQ = self.kv_LNTQ.new_empty(layers, rows_N.shape[0], capacity, width)
-        self.kv_LNTQ[:, :, : self.length] = kept
+        spare_LNTQ = self.spare_LNTQ
+        if spare_LNTQ is None or spare_LNTQ.shape[1] != rows_N.shape[0]:
+            spare_LNTQ = self.kv_LNTQ.new_empty(layers, rows_N.shape[0], capacity, width)
+        seen_LNTQ, kept_LNTQ = self.kv_LNTQ[:, :, : self.length], spare_LNTQ[:, :, : self.length]
+        torch.index_select(seen_LNTQ, 1, rows_N, out=kept_LNTQ)
+        self.kv_LNTQ, self.spare_LNTQ = spare_LNTQ, self.kv_LNTQ
 
     @property
     def size_bytes(self) -> int:
         """Memory the cache holds."""
-        return self.kv_LNTQ.numel() * self.kv_LNTQ.element_size()
+        spare = 0 if self.spare_LNTQ is None else self.spare_LNTQ.numel()
+        return (self.kv_LNTQ.numel() + spare) * self.kv_LNTQ.element_size()
 
 
 @dataclass(frozen=True, slots=True)

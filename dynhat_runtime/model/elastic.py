@@ -59,12 +59,14 @@ class Embedding:
         """
         is_token_BT = tokens_BT.ne(self.pad_id)
         position_BT = torch.cumsum(is_token_BT, dim=1) * is_token_BT + self.pad_id
-        return self.at(tokens_BT, position_BT)
-
-    def at(self, tokens_BT: Tensor, position_BT: Tensor) -> Tensor:
-        """Embed token ids at given rows of the position table."""
         x_BTE = F.embedding(tokens_BT, self.table_VE) * math.sqrt(self.table_VE.shape[1])
         return apply_dropout(x_BTE + F.embedding(position_BT, self.positions_PE), self.dropout)
+
+    def step(self, tokens_N: Tensor, num_before: int) -> Tensor:
+        """Embed one token (N, E) of every row, after `num_before` others; no dropout: nobody trains by steps."""
+        position_E = self.positions_PE[self.pad_id + 1 + num_before]
+        x_NE = F.embedding(tokens_N, self.table_VE)
+        return torch.add(position_E, x_NE, alpha=math.sqrt(self.table_VE.shape[1]))
 
 
 def apply_dropout(x: Tensor, rate: float) -> Tensor:

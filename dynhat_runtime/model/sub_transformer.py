@@ -132,8 +132,7 @@ class IncrementalDecoder:
     def step(self, tokens_N: Tensor) -> Tensor:
         """Scores (N, V) of what follows `tokens_N`, the last token of every row."""
         sub = self.sub
-        position_N1 = tokens_N.new_full((tokens_N.shape[0], 1), sub.pad_id + 1 + self.cache.length)
-        x_NE = sub.tgt_embedding.at(tokens_N[:, None], position_N1)[:, 0]
+        x_NE = sub.tgt_embedding.step(tokens_N, self.cache.length)
         for index, layer in enumerate(sub.decoder_layers):
             x_NE = layer.step(x_NE, index, self.cache, self.keys_values[index], self.memory_masks[index])
         self.cache.advance()
