@@ -67,10 +67,19 @@ def test_of_equals_one_stays() -> None:
     assert non_dominated(items, lambda item: (item[1], item[2])) == [items[0]]
 
 
-def test_thinning_leaves_small_gaps() -> None:
-    """A point every octave, both ends kept."""
-    assert thin([1.0, 1.1, 2.0, 3.9, 4.0, 8.0, 16.0], 5, lambda ms: ms) == [1.0, 2.0, 4.0, 8.0, 16.0]
-    assert thin([1.0, 2.0], 5, lambda ms: ms) == [1.0, 2.0]
+def test_thinning_drops_what_adds_least() -> None:
+    """Of two close together the one that says little more goes, also where the other lies less evenly."""
+    front = [(10.0, 4.0), (20.0, 3.9), (22.0, 3.0), (40.0, 2.5), (80.0, 2.4)]
+    assert thin(front, 4, lambda item: item) == [front[0], *front[2:]]
+    assert thin(front, 3, lambda item: item) == [front[0], front[2], front[4]]
+    assert thin(front, 5, lambda item: item) == front
+
+
+def test_thinning_to_hardly_anything() -> None:
+    """Both ends stay, then the best alone."""
+    front = [(1.0, 3.0), (2.0, 2.0), (3.0, 1.0)]
+    assert thin(front, 2, lambda item: item) == [front[0], front[2]]
+    assert thin(front, 1, lambda item: item) == [front[2]]
 
 
 # --- names ---

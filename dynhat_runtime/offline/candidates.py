@@ -15,7 +15,7 @@ import numpy.typing as npt
 
 from dynhat_runtime.design_space import DesignSpace, SubTransformerConfig
 from dynhat_runtime.errors import SearchError
-from dynhat_runtime.offline.point_selection import non_dominated
+from dynhat_runtime.offline.point_selection import non_dominated, thin
 
 Rung = Literal["subset", "all"]
 """How much of the dev set a loss is measured on: a fixed subset of its sentences, or all of them."""
@@ -72,16 +72,7 @@ def pareto_front(candidates: Iterable[Candidate]) -> list[Candidate]:
 
 def thinned(front: Sequence[Candidate], size: int) -> list[Candidate]:
     """At most `size` points of a front: whoever adds the least area goes first, the ends stay longest."""
-    kept = list(front)
-    while len(kept) > max(size, 2):
-        least = min(
-            range(1, len(kept) - 1),
-            key=lambda i: (
-                (kept[i - 1].loss - kept[i].loss) * (kept[i + 1].predicted_ms - kept[i].predicted_ms)
-            ),
-        )
-        del kept[least]
-    return kept if size >= 2 else kept[-1:]
+    return thin(front, size, lambda one: (one.predicted_ms, one.loss))
 
 
 # --- latency constraints ----------------------------------------------------------------------------------------

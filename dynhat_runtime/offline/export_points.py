@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import csv
 import io
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -77,7 +78,9 @@ class PointExporter:
             )
         measured = self._measured(chosen)
         front = non_dominated(measured, lambda c: (c.latency_ms or 0.0, c.dev_loss or 0.0))
-        kept = thin(front, self._options.max_points, lambda c: c.latency_ms or 1.0)
+        kept = thin(
+            front, self._options.max_points, lambda c: (math.log(c.latency_ms or 1.0), c.dev_loss or 0.0)
+        )
         table = self._without_dominated(self._profiled(kept))
         return ExportedPoints(table, tuple(self._fates(distinct, measured, front, kept, table)))
 

@@ -1,7 +1,7 @@
 """Which of many measured candidates become operating points: the Pareto front, thinned, and named. Pure.
 
 A candidate is worth keeping if nothing faster says it as well. Of a front with more points than a table should have,
-those are kept that leave the smallest gaps.
+those go that add least to it.
 """
 
 from __future__ import annotations
@@ -59,11 +59,24 @@ def non_dominated(items: Sequence[T], cost: Callable[[T], tuple[float, float]]) 
     return front
 
 
-def thin(front: Sequence[T], limit: int, position: Callable[[T], float]) -> list[T]:
-    """At most `limit` items of a front, evenly spread over log `position`; both ends stay."""
-    return (
-        list(front) if len(front) <= limit else _evenly(front, limit, lambda item: math.log(position(item)))
-    )
+def thin(front: Sequence[T], limit: int, cost: Callable[[T], tuple[float, float]]) -> list[T]:
+    """At most `limit` items of a front: again and again the one whose loss leaves the least area behind goes.
+
+    The ends stay; of a front that may keep one item only, that is the last, the best in the second cost.
+
+    Args:
+        front: As `non_dominated` gives it.
+        limit: At least 1.
+        cost: Both costs; taking the logarithm of one weighs it by ratio.
+    """
+    kept = list(front)
+    while len(kept) > max(limit, 2):
+        costs = [cost(item) for item in kept]
+        areas = [
+            (costs[i - 1][1] - costs[i][1]) * (costs[i + 1][0] - costs[i][0]) for i in range(1, len(kept) - 1)
+        ]
+        del kept[1 + areas.index(min(areas))]
+    return kept if limit >= 2 else kept[-1:]
 
 
 def _evenly(items: Sequence[T], limit: int, place: Callable[[T], float]) -> list[T]:
