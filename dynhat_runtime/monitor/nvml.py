@@ -23,6 +23,8 @@ from dynhat_runtime.monitor.sensor import Sensor, SensorReader
 from dynhat_runtime.resource_snapshot import ResourceSnapshot
 
 HZ_PER_MHZ = 1e6
+NO_GPU = (2, 6, 28)
+"""What the library answers where it has no first GPU: invalid argument, not found, GPU not found."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,7 +41,7 @@ class Nvml:
     """The library, opened when it is first asked and again after it failed."""
 
     def __init__(self) -> None:
-        self._library: Any = None
+        self._library: Any = _pynvml()
         self._gpu: Any = None
 
     def read(self) -> NvmlReading | None:
@@ -49,7 +51,7 @@ class Nvml:
             Exception: The library failed after it had answered, such as for a GPU that is lost.
             ValueError: The GPU says something absurd.
         """
-        if self._gpu is None and not self._open():
+        if self._library is None or (self._gpu is None and not self._open()):
             return None
         try:
             reading = self._read()
@@ -59,20 +61,19 @@ class Nvml:
         return None if reading == NvmlReading(None, None, None, None) else reading
 
     def _open(self) -> bool:
+        """Whether there is a GPU to ask; any trouble but its absence is raised."""
+        nvml = self._library
         try:
-            import pynvml
-        except ImportError:
-            return False
-        self._library = pynvml
-        try:
-            pynvml.nvmlInit()
-        except (pynvml.NVMLError_LibraryNotFound, pynvml.NVMLError_DriverNotLoaded):
+            nvml.nvmlInit()
+        except (nvml.NVMLError_LibraryNotFound, nvml.NVMLError_DriverNotLoaded):
             return False
         try:
-            self._gpu = pynvml.nvmlDeviceGetHandleByIndex(0)
-        except (pynvml.NVMLError_NotFound, pynvml.NVMLError_InvalidArgument):  # a driver without a GPU
-            pynvml.nvmlShutdown()
-            return False
+            self._gpu = nvml.nvmlDeviceGetHandleByIndex(0)
+        except nvml.NVMLError as error:
+            self._close()
+            if error.value in NO_GPU:
+                return False
+            raise
         return True
 
     def _read(self) -> NvmlReading:
@@ -108,11 +109,20 @@ class Nvml:
             self._library.nvmlShutdown()
 
 
+def _pynvml() -> Any:
+    """The package; None where it is not installed."""
+    try:
+        import pynvml
+    except ImportError:
+        return None
+    return pynvml
+
+
 class NvmlMonitor:
     """Reads the first discrete GPU. Not thread-safe: one caller at a time."""
 
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
-        """Name the sensor; the library is opened when it is first read.
+        """Name the sensor; NVIDIA's library is opened when it is first read.
 
         Args:
             clock: Stamps the snapshots, in seconds.
