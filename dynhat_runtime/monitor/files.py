@@ -44,7 +44,7 @@ def believable(value: float, low: float, high: float, what: str) -> float:
     """
     if not (math.isfinite(value) and low <= value <= high):
         raise ValueError(f"{what} is {value:g}, not within {low:g} and {high:g}")
-    return value
+    return float(value)
 
 
 def frequency_hz(value: float, what: str) -> float:
