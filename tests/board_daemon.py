@@ -8,7 +8,7 @@ import signal
 import sys
 import time
 import urllib.request
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -33,7 +33,13 @@ def write_table(folder: Path) -> Path:
 class BoardDaemon:
     """One daemon, from its start to its end."""
 
-    def __init__(self, board: SimulatedJetson, view: View, monitor: str) -> None:
+    def __init__(
+        self,
+        board: SimulatedJetson,
+        view: View,
+        monitor: str,
+        environment: Mapping[str, str] | None = None,
+    ) -> None:
         self._log = board.folder / f"daemon-{time.monotonic_ns()}.log"
         command = [
             sys.executable, "-m", "dynhat_runtime", "serve", "--port", "0",
@@ -41,12 +47,20 @@ class BoardDaemon:
         ]  # fmt: skip
         with self._log.open("w") as file:
             self._process = board.popen(
-                command, view, {"DYNHAT_MONITOR": monitor, "OMP_NUM_THREADS": "1"}, stderr=file
+                command,
+                view,
+                {"DYNHAT_MONITOR": monitor, "OMP_NUM_THREADS": "1", **(environment or {})},
+                stderr=file,
             )
         ready = wait_until(
             lambda: re.search(r"ready: (\S+)", self.log()), "the daemon was never ready", 120.0
         )
         self._url = ready[1]
+
+    @property
+    def pid(self) -> int:
+        """Its process id."""
+        return self._process.pid
 
     def log(self) -> str:
         """What it has logged."""
