@@ -19,6 +19,7 @@ INTERVAL_S = 1.0
 """jtop's own rate: faster polling costs the service more than it tells (27 % of a CPU at 0.1 s)."""
 STALE_INTERVALS = 3
 """Ticks without news of the service's own clock that mean it is stuck, whatever `ok()` says."""
+STDIN = 0
 KIB_PER_MIB = 1024.0
 HZ_PER_KHZ = 1000.0
 HZ_PER_MHZ = 1e6
@@ -36,7 +37,9 @@ def main() -> int:
 
 def _end_with_stdin() -> None:
     """Whoever started us holds our stdin open; if it ends, however, so do we, even where jtop hangs."""
-    sys.stdin.buffer.read()
+    # Not sys.stdin: its buffer's lock, held here, would abort the interpreter's own end.
+    while os.read(STDIN, 4096):
+        pass
     os._exit(0)
 
 
