@@ -58,7 +58,7 @@ def on_files(board: SimulatedJetson) -> Iterator[BoardDaemon]:
 @pytest.fixture(scope="module")
 def on_jtop(board: SimulatedJetson) -> Iterator[BoardDaemon]:
     """The daemon as in a container: of the board it has the service's socket and nothing else."""
-    daemon = BoardDaemon(board, "outside", "jetson")
+    daemon = BoardDaemon(board, "outside", "auto")
     yield daemon
     assert daemon.stop() == 0
 

@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from dynhat_runtime.monitor.jetson import JetsonMonitor
-from dynhat_runtime.monitor.jetson_sysfs import DevfreqGpu, PowerMode, is_jetson
+from dynhat_runtime.monitor.jetson import JetsonMonitor, is_jetson
+from dynhat_runtime.monitor.jetson_sysfs import DevfreqGpu, PowerMode
 from dynhat_runtime.resource_snapshot import ResourceSnapshot
 from tests.sensor_files import BOARD, GPU, MODES, RAILS, Clock, state_of, write
 
@@ -84,13 +84,14 @@ def test_power_mode(tmp_path: Path, status: str, conf: str | None, mode: str) ->
         ({"proc/device-tree/model": "NVIDIA Jetson Nano Developer Kit\0"}, True),
         ({"proc/device-tree/model": "Carrier\0", "proc/device-tree/compatible": "acme\0nvidia,tegra234\0"}, True),
         ({"etc/nv_tegra_release": "# R35"}, True),
+        ({"run/jtop.sock": ""}, True),
         ({f"{GPU}/device/of_node/name": "gpu\0"}, True),
         ({"proc/device-tree/model": "Raspberry Pi 4 Model B\0"}, False),
         ({}, False),
     ],
 )  # fmt: skip
 def test_is_jetson(tmp_path: Path, files: dict[str, str], is_board: bool) -> None:
-    """Known by device tree, release file or GPU; in a container one of them is left."""
+    """Known by device tree, release file, GPU or jtop's socket; in a container one of them is left."""
     write(tmp_path, files)
     assert is_jetson(tmp_path) is is_board
 

@@ -47,8 +47,7 @@ def choose_monitor(kind: MonitorKind = "auto", root: Path = Path("/")) -> Device
     """
     # Imported here: whoever only needs the protocols above loads nothing.
     from dynhat_runtime.monitor.host import HostMonitor
-    from dynhat_runtime.monitor.jetson import JetsonMonitor
-    from dynhat_runtime.monitor.jetson_sysfs import is_jetson
+    from dynhat_runtime.monitor.jetson import JetsonMonitor, is_jetson
     from dynhat_runtime.monitor.merged import MergedMonitor
     from dynhat_runtime.monitor.nvml import NvmlMonitor
 

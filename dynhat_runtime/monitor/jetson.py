@@ -17,6 +17,8 @@ from dynhat_runtime.monitor.power import TotalRail
 from dynhat_runtime.monitor.sensor import Sensor, SensorReader
 from dynhat_runtime.resource_snapshot import ResourceSnapshot
 
+NVIDIA_BOARDS = ("jetson", "tegra", "nvidia")
+"""One of these is in the device tree's model or compatible."""
 IDLE_S = 30.0
 """jtop is let go when the files have told all for so long."""
 
@@ -104,3 +106,17 @@ class _AsSnapshot:
     def cpus(self, name: str) -> tuple[int, ...] | None:
         value = self._values.get(name)
         return value if isinstance(value, tuple) else None
+
+
+def is_jetson(root: Path = Path("/")) -> bool:
+    """Whether this is an NVIDIA board, by device tree, release file, GPU or jtop's socket."""
+    for name in ("model", "compatible"):
+        try:
+            text = (root / "proc/device-tree" / name).read_text(errors="replace").lower()
+        except OSError:
+            continue
+        if any(word in text for word in NVIDIA_BOARDS):
+            return True
+    if (root / "etc/nv_tegra_release").exists() or (root / jtop_link.SOCKET).exists():
+        return True
+    return DevfreqGpu(root).find() is not None

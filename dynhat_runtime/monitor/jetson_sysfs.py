@@ -19,7 +19,6 @@ from dynhat_runtime.monitor.files import (
 
 GPU_NAMES = ("gpu", "gv11b", "gp10b", "ga10b")
 """One of these is in the device-tree name of every Jetson's GPU; Thor has `gpu-gpc-0` as the device's own name."""
-NVIDIA_BOARDS = ("jetson", "tegra", "nvidia")
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,15 +104,3 @@ class PowerMode:
         except OSError:  # a container may lack it; the number says enough
             return {}
         return self._names[1]
-
-
-def is_jetson(root: Path = Path("/")) -> bool:
-    """Whether this is an NVIDIA board, by its device tree, its release file or its GPU."""
-    for name in ("model", "compatible"):
-        try:
-            text = (root / "proc/device-tree" / name).read_text(errors="replace").lower()
-        except OSError:
-            continue
-        if any(word in text for word in NVIDIA_BOARDS):
-            return True
-    return (root / "etc/nv_tegra_release").exists() or DevfreqGpu(root).find() is not None
