@@ -31,6 +31,8 @@ from tests.sensor_files import (
 )
 
 FILES = {**HOST, **BOARD}
+STEP_S = 1.5
+"""Longer than any sensor's period."""
 LONG_ENOUGH_S = 120.0
 """For every back-off to be over."""
 PATIENCE_S = 10.0
@@ -178,7 +180,7 @@ def test_nonsense_and_back(device: Device, case: Case, fault: str, caplog: pytes
     text = {"garbage": "\\xff<unknown>", "empty": "", "absurd": case.absurd}[fault]
     (device.root / case.file).write_text(text)
     for _ in range(4):
-        snapshot = device.read(after_s=0.5)
+        snapshot = device.read(after_s=STEP_S)
         assert getattr(snapshot, case.field) == case.when_down
         state = state_of(snapshot, case.sensor)
         assert state is not None
@@ -204,7 +206,7 @@ def test_vanishing_and_back(device: Device, case: Case, caplog: pytest.LogCaptur
     device.read()
     (device.root / case.file).unlink()
     for _ in range(4):
-        snapshot = device.read(after_s=0.5)
+        snapshot = device.read(after_s=STEP_S)
         assert getattr(snapshot, case.field) is None
         state = state_of(snapshot, case.sensor)
         assert state is not None
@@ -220,8 +222,8 @@ def test_hanging_and_back(device: Device, case: Case, caplog: pytest.LogCaptureF
     before = device.read()
     hanging = Hanging(device.root / case.file)
     for _ in range(4):
-        device.read(after_s=0.5)
-    snapshot = device.read(after_s=0.5)
+        device.read(after_s=STEP_S)
+    snapshot = device.read(after_s=STEP_S)
     assert getattr(snapshot, case.field) == case.when_down
     state = state_of(snapshot, case.sensor)
     assert state is not None
@@ -241,7 +243,7 @@ def test_everything_hangs_at_once(device: Device) -> None:
     device.read()
     hanging = {file: Hanging(device.root / file) for file in files}
     for _ in range(12):
-        snapshot = device.read(after_s=0.5)
+        snapshot = device.read(after_s=STEP_S)
     assert {state.name for state in snapshot.sensors if state.is_up} == {"affinity", "cpuset"}
     assert snapshot.usable_cpus is not None
     for file, each in hanging.items():

@@ -99,11 +99,10 @@ def test_is_jetson(tmp_path: Path, files: dict[str, str], is_board: bool) -> Non
 # --- beside jtop ------------------------------------------------------------------------------------------
 
 
-def with_service(root: Path, files: dict[str, str], clock: Clock | None = None) -> JetsonMonitor:
+def with_service(root: Path, files: dict[str, str]) -> JetsonMonitor:
     """A board with these files whose jtop says all it can."""
     write(root, {**files, "run/jtop.sock": ""})
-    command = (sys.executable, "-c", SAYS_ALL)
-    return JetsonMonitor(root, jtop_command=command) if clock is None else JetsonMonitor(root, clock, command)
+    return JetsonMonitor(root, jtop_command=(sys.executable, "-c", SAYS_ALL))
 
 
 def read_until_jtop(monitor: JetsonMonitor) -> ResourceSnapshot:
@@ -129,11 +128,16 @@ def test_jtop_fills_what_files_lack(tmp_path: Path) -> None:
 
 def test_jtop_is_not_asked_where_files_tell_all(tmp_path: Path) -> None:
     """Every tick of jtop costs the board a process: a board whose files are complete does not start it."""
+    pytest.importorskip("jtop", reason="jetson-stats is not installed")
     clock = Clock()
-    monitor = with_service(tmp_path, BOARD, clock)
-    for _ in range(10):
-        snapshot = monitor.read()
-        clock.move(1.0)
-    assert state_of(snapshot, "jtop") is None
-    assert snapshot.temperature_celsius is None
+    write(tmp_path, {**BOARD, "run/jtop.sock": ""})
+    monitor = JetsonMonitor(tmp_path, clock, jtop_command=("/no/such/program",))
+    monitor.read()
+    assert state_of(monitor.read(), "jtop") is None
+    (tmp_path / RAILS / "in1_label").unlink()
+    (tmp_path / RAILS / "in1_input").unlink()
+    clock.move(2.0)
+    state = state_of(monitor.read(), "jtop")  # now it is asked, and fails as it must here
+    assert state is not None
+    assert not state.is_up
     monitor.close()

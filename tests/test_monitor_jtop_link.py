@@ -48,7 +48,7 @@ class Linked:
         """Whether the process is there."""
         try:
             os.kill(int(self.pid_file.read_text()), 0)
-        except (ProcessLookupError, FileNotFoundError):
+        except (ProcessLookupError, FileNotFoundError, ValueError):  # gone; not yet noted
             return False
         return True
 

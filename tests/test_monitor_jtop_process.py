@@ -20,7 +20,7 @@ NANO: dict[str, Any] = {
         "cpu": [
             {"online": True, "freq": {"min": 102000, "max": 918000, "cur": 102000}},
             {"online": True, "freq": {"min": 102000, "max": 918000, "cur": 204000}},
-            {"online": False, "model": "ARMv8"},
+            {"online": False, "model": "ARMv8", "freq": {"min": 102000, "max": 1479000, "cur": 1479000}},
         ]
     },
     "gpu": {

@@ -182,6 +182,42 @@ def test_a_hanging_sensor_costs_one_thread_however_long_it_hangs() -> None:
     assert hanging.value(reader.refresh()) is True
 
 
+def test_a_sensor_that_is_being_read_is_not_read_twice() -> None:
+    """While a thread is in it, another returns at once without asking."""
+    clock, go, asked = Clock(), threading.Event(), Source(None)
+    inside = threading.Event()
+
+    def hang() -> bool:
+        asked()
+        inside.set()
+        return go.wait(PATIENCE_S)
+
+    sensor: Sensor[object] = Sensor("hanging", hang)
+    thread = threading.Thread(target=sensor.refresh, args=(clock,))
+    thread.start()
+    inside.wait(PATIENCE_S)
+    other = threading.Thread(target=sensor.refresh, args=(clock,))
+    other.start()
+    other.join(PATIENCE_S / 2)
+    assert not other.is_alive()
+    assert asked.num_asked == 1
+    go.set()
+    thread.join(PATIENCE_S)
+
+
+def test_a_slow_sensor_is_asked_once_in_its_period() -> None:
+    """Within its period an answer stands without a question; it outlives the period by the age limit."""
+    clock, source = Clock(), Source(5)
+    sensor: Sensor[object] = Sensor("battery", source, period_s=2.0, max_age_s=1.0)
+    for _ in range(8):
+        assert ask(sensor, clock, after_s=0.5) == 5
+    assert source.num_asked == 2
+    clock.move(1.4)  # 2.9 s after it was read
+    assert sensor.value(clock()) == 5
+    clock.move(0.2)
+    assert sensor.value(clock()) is None
+
+
 def test_states_keep_their_order() -> None:
     """However sensors come and go, the list has the order in which they were given."""
     clock = Clock()

@@ -30,7 +30,8 @@ class _Level:
     """A directory on the way from a process's cgroup up to the mount."""
 
     is_v2: bool
-    directory: Path
+    directory: str
+    """As text: joining paths would take longer than reading them."""
 
 
 class Cgroups:
@@ -68,7 +69,7 @@ class Cgroups:
             # Effective sets have the limits of the levels above in them already.
             names = ("cpuset.cpus.effective",) if level.is_v2 else ("cpuset.effective_cpus", "cpuset.cpus")
             for name in names:
-                text = read_text_if_there(level.directory / name)
+                text = read_text_if_there(f"{level.directory}/{name}")
                 if text is not None and (cpus := cpu_list(text, name)):
                     return cpus
         return None
@@ -113,24 +114,24 @@ class Cgroups:
         if ".." not in relative.parts:
             for level in (relative, *relative.parents):
                 if level.parts:
-                    yield _Level(is_v2, mount / level)
-        yield _Level(is_v2, mount)
+                    yield _Level(is_v2, str(mount / level))
+        yield _Level(is_v2, str(mount))
 
 
 def _quota_cpus(level: _Level) -> float | None:
     """CPU time that one cgroup grants, in CPUs; None if it is unlimited or absent."""
     if level.is_v2:
-        text = read_text_if_there(level.directory / "cpu.max")
+        text = read_text_if_there(f"{level.directory}/cpu.max")
         if text is None:
             return None
         quota_us, period_us = text.split()
         if quota_us == "max":
             return None
     else:
-        v1_text = read_text_if_there(level.directory / "cpu.cfs_quota_us")
+        v1_text = read_text_if_there(f"{level.directory}/cpu.cfs_quota_us")
         if v1_text is None or int(v1_text) == -1:
             return None
-        quota_us, period_us = v1_text, read_text(level.directory / "cpu.cfs_period_us")
+        quota_us, period_us = v1_text, read_text(f"{level.directory}/cpu.cfs_period_us")
     quota, period = int(quota_us), int(period_us)
     if quota <= 0 or period <= 0:
         raise ValueError(f"{level.directory} grants {quota} of {period} us, which is no quota")
@@ -145,12 +146,12 @@ def _memory_room(level: _Level) -> MemoryRoom | None:
         else ("memory.limit_in_bytes", "memory.usage_in_bytes", "total_inactive_file ")
     )
     limit_name, usage_name, cache_name = names
-    text = read_text_if_there(level.directory / limit_name)
+    text = read_text_if_there(f"{level.directory}/{limit_name}")
     if text is None or text.strip() == "max" or int(text) >= UNLIMITED_BYTES:
         return None
     limit_bytes = int(text)
-    usage_bytes = int(read_text(level.directory / usage_name))
-    statistics = read_text_if_there(level.directory / "memory.stat") or ""
+    usage_bytes = int(read_text(f"{level.directory}/{usage_name}"))
+    statistics = read_text_if_there(f"{level.directory}/memory.stat") or ""
     cached = (line for line in statistics.splitlines() if line.startswith(cache_name))
     cache_bytes = sum(int(line.split()[1]) for line in cached)
     if limit_bytes < 0 or usage_bytes < 0:

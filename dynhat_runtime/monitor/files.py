@@ -19,7 +19,7 @@ HOTTEST_BELIEVED_CELSIUS = 150.0
 MOST_CPUS_BELIEVED = 8192
 
 
-def read_text(path: Path) -> str:
+def read_text(path: Path | str) -> str:
     """The text of one of the kernel's small files, in three system calls; open() would make eight."""
     descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
     try:
@@ -28,7 +28,7 @@ def read_text(path: Path) -> str:
         os.close(descriptor)
 
 
-def read_text_if_there(path: Path) -> str | None:
+def read_text_if_there(path: Path | str) -> str | None:
     """The file's text; None if there is no such file. Any other trouble is raised."""
     try:
         return read_text(path)

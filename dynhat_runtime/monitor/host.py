@@ -22,7 +22,7 @@ from dynhat_runtime.monitor.files import (
     read_text_if_there,
 )
 from dynhat_runtime.monitor.power import Batteries
-from dynhat_runtime.monitor.sensor import Sensor, SensorReader
+from dynhat_runtime.monitor.sensor import SLOW_S, Sensor, SensorReader
 from dynhat_runtime.monitor.thermal import CoolingDevices, ThermalZones
 from dynhat_runtime.resource_snapshot import ResourceSnapshot
 
@@ -68,21 +68,24 @@ class HostMonitor:
         self._cpus = root / "sys/devices/system/cpu"
         self._previous_times: _CpuTimes | None = None
         cgroups = Cgroups(root, self._process / "cgroup")
-        # Those that answer from the kernel's own memory come first, those that ask a driver last.
+        # Those that answer from the kernel's own memory come first, those that ask a driver last. Caps are read
+        # every time; what only people look at, or changes slowly, once a second.
         self._affinity = Sensor("affinity", self._usable_cpus)
         self._cpuset = Sensor("cpuset", cgroups.cpuset)
         self._quota = Sensor("cgroup quota", cgroups.cpu_quota_cpus)
         self._online = Sensor("online cpus", self._online_cpus)
         self._cpu_times = Sensor("cpu load", self._read_cpu_times)
         self._pressure = Sensor("cpu pressure", self._cpu_pressure_fraction)
-        self._memory = Sensor("memory", self._read_memory)
-        self._memory_room = Sensor("cgroup memory", cgroups.memory_room)
-        self._process_memory = Sensor("process memory", self._process_memory_mib)
+        self._memory = Sensor("memory", self._read_memory, period_s=SLOW_S)
+        self._memory_room = Sensor("cgroup memory", cgroups.memory_room, period_s=SLOW_S)
+        self._process_memory = Sensor("process memory", self._process_memory_mib, period_s=SLOW_S)
         self._cpu_cap = Sensor("cpu frequency cap", lambda: self._cpu_frequency_hz("scaling_max_freq"))
-        self._cpu_clock = Sensor("cpu frequency", lambda: self._cpu_frequency_hz("scaling_cur_freq"))
-        self._cooling = Sensor("cooling", CoolingDevices(root).engaged_fraction)
-        self._temperature = Sensor("temperature", ThermalZones(root).hottest_celsius)
-        self._battery = Sensor("battery", Batteries(root).read)
+        self._cpu_clock = Sensor(
+            "cpu frequency", lambda: self._cpu_frequency_hz("scaling_cur_freq"), period_s=SLOW_S
+        )
+        self._cooling = Sensor("cooling", CoolingDevices(root).engaged_fraction, period_s=SLOW_S)
+        self._temperature = Sensor("temperature", ThermalZones(root).hottest_celsius, period_s=SLOW_S)
+        self._battery = Sensor("battery", Batteries(root).read, period_s=SLOW_S)
         self._reader = SensorReader(
             (
                 self._affinity, self._cpuset, self._quota, self._online, self._cpu_times, self._pressure,
@@ -134,12 +137,13 @@ class HostMonitor:
         return tuple(sorted(os.sched_getaffinity(self._pid)))
 
     def _online_cpus(self) -> tuple[int, ...] | None:
-        text = read_text_if_there(self._cpus / "online")
+        file = f"{self._cpus}/online"
+        text = read_text_if_there(file)
         if text is None:
             return None
-        cpus = cpu_list(text, f"{self._cpus / 'online'}")
+        cpus = cpu_list(text, file)
         if not cpus:
-            raise ValueError(f"{self._cpus / 'online'} names no CPU")
+            raise ValueError(f"{file} names no CPU")
         return cpus
 
     def _cpu_frequency_hz(self, file_name: str) -> float | None:
@@ -147,27 +151,24 @@ class HostMonitor:
         try:
             cpus = os.sched_getaffinity(self._pid)
         except OSError:
-            directories = self._cpus.glob("cpu[0-9]*")
-            files = [directory / "cpufreq" / file_name for directory in directories]
+            files = [f"{directory}/cpufreq/{file_name}" for directory in self._cpus.glob("cpu[0-9]*")]
         else:
-            files = [self._cpus / f"cpu{cpu}" / "cpufreq" / file_name for cpu in cpus]
+            files = [f"{self._cpus}/cpu{cpu}/cpufreq/{file_name}" for cpu in cpus]
         texts = ((file, read_text_if_there(file)) for file in files)
         return max(
-            (frequency_hz(int(text) * HZ_PER_KHZ, f"{file}") for file, text in texts if text is not None),
+            (frequency_hz(int(text) * HZ_PER_KHZ, file) for file, text in texts if text is not None),
             default=None,
         )
 
     # --- momentary: what is used now ------------------------------------------------------------------------
 
     def _read_cpu_times(self) -> _CpuTimes | None:
-        text = read_text_if_there(self._proc / "stat")
+        text = read_text_if_there(f"{self._proc}/stat")
         if text is None:
             return None
         name, *ticks = text.partition("\n")[0].split()
         if name != "cpu" or len(ticks) < 4:
-            raise ValueError(
-                f"{self._proc / 'stat'} begins with {text[:40]!r}, not with the line of all CPUs"
-            )
+            raise ValueError(f"{self._proc}/stat begins with {text[:40]!r}, not with the line of all CPUs")
         # user, nice, system, idle, iowait, irq, softirq, steal; guest time is in user time already.
         counted = [int(tick) for tick in ticks[:8]]
         return _CpuTimes(sum(counted), sum(counted[3:5]))
@@ -181,17 +182,17 @@ class HostMonitor:
         return min(max(1.0 - idle_fraction, 0.0), 1.0)
 
     def _cpu_pressure_fraction(self) -> float | None:
-        file = self._proc / "pressure/cpu"
+        file = f"{self._proc}/pressure/cpu"
         text = read_text_if_there(file)
         if text is None:
             return None
         kind, average_10s, *_ = text.split() or ("nothing", "")
         if kind != "some" or not average_10s.startswith("avg10="):
             raise ValueError(f"{file} begins with {kind} {average_10s}, not with some avg10=")
-        return believable(float(average_10s.removeprefix("avg10=")), 0.0, 100.0, f"{file}") / 100.0
+        return believable(float(average_10s.removeprefix("avg10=")), 0.0, 100.0, file) / 100.0
 
     def _read_memory(self) -> _Memory | None:
-        text = read_text_if_there(self._proc / "meminfo")
+        text = read_text_if_there(f"{self._proc}/meminfo")
         if text is None:
             return None
         kib = {name: rest for name, _, rest in (line.partition(":") for line in text.splitlines())}
@@ -203,7 +204,7 @@ class HostMonitor:
         return _Memory(available_mib, total_mib)
 
     def _process_memory_mib(self) -> float | None:
-        text = read_text_if_there(self._process / "statm")
+        text = read_text_if_there(f"{self._process}/statm")
         if text is None:
             return None
         return believable(int(text.split()[1]), 0, 2**48, "resident pages") * PAGE_BYTES / BYTES_PER_MIB

@@ -14,7 +14,7 @@ from dynhat_runtime.monitor import jtop_link
 from dynhat_runtime.monitor.jetson_sysfs import DevfreqGpu, PowerMode
 from dynhat_runtime.monitor.jtop_link import JtopLink, JtopValues
 from dynhat_runtime.monitor.power import TotalRail
-from dynhat_runtime.monitor.sensor import Sensor, SensorReader
+from dynhat_runtime.monitor.sensor import SLOW_S, Sensor, SensorReader
 from dynhat_runtime.resource_snapshot import ResourceSnapshot
 
 NVIDIA_BOARDS = ("jetson", "tegra", "nvidia")
@@ -42,7 +42,7 @@ class JetsonMonitor:
         self._link = JtopLink(root, clock, jtop_command)
         self._power_mode = Sensor("power mode", PowerMode(root).read)
         self._gpu = Sensor("gpu", DevfreqGpu(root).read)
-        self._power = Sensor("power", TotalRail(root).power_mw)
+        self._power = Sensor("power", TotalRail(root).power_mw, period_s=SLOW_S)
         self._jtop: Sensor[JtopValues] = Sensor("jtop", self._link.read, pauses=jtop_link.PAUSES)
         self._file_reader = SensorReader((self._power_mode, self._gpu, self._power), clock)
         self._jtop_reader = SensorReader((self._jtop,), clock)

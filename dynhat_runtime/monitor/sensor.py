@@ -24,6 +24,8 @@ T = TypeVar("T")
 
 OLDEST_BELIEVED_S = 1.0
 """A value that could not be renewed for so long is no value."""
+SLOW_S = 1.0
+"""Period of what changes slowly, or decides nothing."""
 ABSENT_RETRY_S = 5.0
 """Pause before looking again for what the device does not have: nodes may appear after boot."""
 STEADY_S = 30.0
@@ -67,7 +69,7 @@ class Reading(Generic[T]):
 
 
 # Rules:
-#   1  A value stands until the next answer, but for no longer than `max_age_s`.
+#   1  A value stands until the next answer, but for no longer than its period and `max_age_s`.
 #   2  A failure (anything raised) drops the value at once. The first is followed by a try at the next reading,
 #      since files vanish for a moment when a process changes cgroups; then pauses double (`Pauses`). They start
 #      afresh only after a steady while: a sensor that comes and goes fills no log.
@@ -83,6 +85,7 @@ class Sensor(Generic[T]):
         self,
         name: str,
         ask: Callable[[], T | None],
+        period_s: float = 0.0,
         max_age_s: float = OLDEST_BELIEVED_S,
         pauses: Pauses = Pauses(),
     ) -> None:
@@ -91,12 +94,14 @@ class Sensor(Generic[T]):
         Args:
             name: Shown to people: in the log, in the status and in the metrics.
             ask: Reads it; may raise anything and may hang. None means that the device lacks it.
-            max_age_s: How long an answer stands.
+            period_s: How long an answer is not asked for again.
+            max_age_s: How long an answer stands after that.
             pauses: How long it is left alone when it fails.
         """
         self.name = name
         self._ask = ask
-        self._max_age_s = max_age_s
+        self._period_s = period_s
+        self._max_age_s = period_s + max_age_s
         self._pauses = pauses
         self._lock = threading.Lock()  # guards all below; held for assignments only
         self._reading: Reading[T] | None = None
@@ -160,7 +165,7 @@ class Sensor(Generic[T]):
                 self._num_failures = 0
             self._reading = Reading(value, self.name, now_s)
             self._was_seen, self._error, self._asked_s = True, None, None
-            self._retry_s = float("-inf")
+            self._retry_s = now_s + self._period_s
         if was_down:
             logger.warning("sensor %s is back", self.name)
 

@@ -5,7 +5,7 @@
 #include <stdlib.h>
 #include <unistd.h>
 
-enum { OK = 0, UNINITIALIZED = 1, NOT_FOUND = 6, NO_GPU = 100, NO_START = 101, HANG = 102 };
+enum { OK = 0, UNINITIALIZED = 1, NOT_FOUND = 6, LOST = 15, NO_GPU = 100, NO_START = 101, HANG = 102 };
 
 static int is_open;
 static unsigned said[5];
@@ -19,7 +19,8 @@ static void listen(void) {
 
 static int ask(int which, unsigned *answer) {
     for (listen(); said[0] == HANG; listen()) usleep(10000);
-    if (!is_open) return UNINITIALIZED;
+    if (said[0] == LOST) is_open = 0;  /* and so it stays until the next start */
+    else if (!is_open) return UNINITIALIZED;
     if (answer) *answer = said[which];
     return said[0] < NO_GPU ? (int)said[0] : OK;
 }
