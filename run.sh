@@ -133,8 +133,10 @@ write_constraints() {
   } >"$venv/constraints.txt"
 }
 
+# A jetson-stats built by root from source installs a system service: take the wheel.
 pip_install() {
-  "$venv/bin/python" -m pip install --quiet --disable-pip-version-check --constraint "$venv/constraints.txt" "$@"
+  "$venv/bin/python" -m pip install --quiet --disable-pip-version-check \
+    --only-binary jetson-stats --constraint "$venv/constraints.txt" "$@"
 }
 
 run_serve() {

@@ -91,7 +91,7 @@ def build_runtime(settings: Settings) -> Runtime:
     from dynhat_runtime.engine import TranslationEngine
     from dynhat_runtime.governor.policy import GovernorRules
     from dynhat_runtime.model.checkpoint import Bundle, shipped_bundle_path
-    from dynhat_runtime.monitor.host import HostMonitor
+    from dynhat_runtime.monitor import choose_monitor
     from dynhat_runtime.monitor.identity import device_name
 
     bundle = Bundle.open(settings.bundle or shipped_bundle_path())
@@ -110,7 +110,7 @@ def build_runtime(settings: Settings) -> Runtime:
         queue_limit_sentences=settings.queue_limit_sentences,
     )
     control = ControlLoop(
-        HostMonitor(),
+        choose_monitor(settings.monitor),
         engine,
         table,
         GovernorRules(latency_budget_ms=budget_ms, num_busy_neighbours=settings.busy_neighbours),

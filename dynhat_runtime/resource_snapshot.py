@@ -57,16 +57,19 @@ class ResourceSnapshot:
     """Charge, 0..1."""
     on_battery: bool | None = None
     sensors: tuple[SensorState, ...] = ()
-    """Every sensor that was asked, in a fixed order. A field is None where its sensor is down or absent."""
+    """Every sensor that was asked and that the device has, in a fixed order. A field is None where its sensor is
+    down; where the device has no such sensor, none is listed."""
 
     @property
     def effective_cpus(self) -> float | None:
-        """CPUs' worth of time this process can get: affinity bounded by the quota."""
-        if self.usable_cpus is None:
+        """CPUs' worth of time this process can get: the usable CPUs that are online, bounded by the quota."""
+        cpus = self.online_cpus if self.usable_cpus is None else self.usable_cpus
+        if cpus is None:
             return self.cpu_quota_cpus
-        if self.cpu_quota_cpus is None:
-            return float(len(self.usable_cpus))
-        return min(float(len(self.usable_cpus)), self.cpu_quota_cpus)
+        # Two lists that contradict each other (another machine's sysfs) leave the affinity, which is ours for sure.
+        online = [cpu for cpu in cpus if self.online_cpus is None or cpu in self.online_cpus] or cpus
+        num_cpus = float(len(online))
+        return num_cpus if self.cpu_quota_cpus is None else min(num_cpus, self.cpu_quota_cpus)
 
     def as_dict(self) -> dict[str, object]:
         """All fields and `effective_cpus`, ready for JSON."""

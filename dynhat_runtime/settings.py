@@ -47,6 +47,9 @@ class Settings(BaseSettings):
     busy_neighbours: int = Field(
         1, ge=0, le=64, description="busy processes beside the daemon that the governor plans for"
     )
+    monitor: Literal["auto", "host", "jetson", "nvml"] = Field(
+        "auto", description="what is sensed beside the host: auto looks, host nothing, jetson or nvml that"
+    )
     beam_size: int = Field(4, ge=1, le=16, description="hypotheses kept per sentence")
     char_limit: int = Field(
         5000, ge=1, le=1_000_000, description="characters per request, all texts together"

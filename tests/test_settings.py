@@ -30,7 +30,7 @@ def test_defaults() -> None:
     """Without any source every setting has its documented default."""
     settings = load_settings()
     assert (settings.host, settings.port, settings.bundle, settings.table) == ("127.0.0.1", 5000, None, None)
-    assert (settings.latency_budget_ms, settings.beam_size) == (None, 4)
+    assert (settings.latency_budget_ms, settings.beam_size, settings.monitor) == (None, 4, "auto")
     assert (settings.char_limit, settings.batch_limit, settings.queue_limit_sentences) == (5000, 128, 512)
     assert (settings.control_interval_s, settings.request_timeout_s, settings.drain_timeout_s) == (
         0.25,
@@ -130,3 +130,16 @@ def test_a_missing_file(tmp_path: Path) -> None:
     """A configuration file that was asked for and is not there is an error, not ignored."""
     with pytest.raises(SettingsError, match="No such file"):
         load_settings(tmp_path / "absent.toml")
+
+
+@pytest.mark.parametrize("monitor", ["auto", "host", "jetson", "nvml"])
+def test_monitor(monitor: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What is sensed beside the host can be chosen."""
+    monkeypatch.setenv("DYNHAT_MONITOR", monitor)
+    assert load_settings().monitor == monitor
+
+
+def test_a_monitor_that_does_not_exist() -> None:
+    """Another name is refused with those there are."""
+    with pytest.raises(SettingsError, match=r"monitor = 'gpu'.*'auto', 'host', 'jetson' or 'nvml'"):
+        load_settings(command_line={"monitor": "gpu"})
