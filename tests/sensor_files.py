@@ -15,11 +15,19 @@ RAILS = "sys/bus/i2c/devices/1-0040/hwmon/hwmon3"
 BATTERY = "sys/class/power_supply/BAT0"
 MODES = "< POWER_MODEL ID=0 NAME=MAXN >\nCPU_ONLINE CORE_0 1\n< POWER_MODEL ID=2 NAME=5W >\n< PM_CONFIG DEFAULT=0 >"
 
+
+def meminfo(total_kb: int, available_kb: int) -> str:
+    """What /proc/meminfo says of so much memory; the lines psutil asks for."""
+    rest = {"MemFree": 1, "Buffers": 0, "Cached": 0, "Shmem": 0, "Active": 0, "Inactive": 0}
+    lines = {"MemTotal": total_kb, **rest, "MemAvailable": available_kb}
+    return "".join(f"{name}: {kb} kB\n" for name, kb in lines.items())
+
+
 HOST = {
     "proc/self/cgroup": "0::/app",
     "proc/self/statm": "5000 2560 100 1 0 300 0",
     "proc/stat": "cpu  100 0 100 800 0 0 0 0 0 0\ncpu0 100 0 100 800 0 0 0 0 0 0",
-    "proc/meminfo": "MemTotal: 4194304 kB\nMemFree: 1 kB\nMemAvailable: 2097152 kB",
+    "proc/meminfo": meminfo(4194304, 2097152),
     "proc/pressure/cpu": "some avg10=12.50 avg60=3.00 avg300=1.00 total=9",
     f"{CPUS}/online": "0-3",
     f"{CPUS}/cpu{MINE}/cpufreq/scaling_max_freq": "1479000",

@@ -11,7 +11,7 @@ import pytest
 from dynhat_runtime.monitor.cgroup import Cgroups
 from dynhat_runtime.monitor.host import HostMonitor
 from dynhat_runtime.resource_snapshot import ResourceSnapshot
-from tests.sensor_files import MINE, write
+from tests.sensor_files import MINE, meminfo, write
 
 V2 = "sys/fs/cgroup"
 MIB = 2**20
@@ -162,7 +162,7 @@ def test_a_cpuset_of_other_cpus_is_not_believed(tmp_path: Path) -> None:
 
 # --- memory -----------------------------------------------------------------------------------------------
 
-HOST_MEMORY = {"proc/meminfo": "MemTotal: 8388608 kB\nMemAvailable: 4194304 kB"}
+HOST_MEMORY = {"proc/meminfo": meminfo(8388608, 4194304)}
 
 
 def test_v2_memory_limit_bounds_the_hosts_memory(tmp_path: Path) -> None:

@@ -26,6 +26,7 @@ from tests.sensor_files import (
     RAILS,
     Clock,
     Hanging,
+    meminfo,
     state_of,
     write,
 )
@@ -58,7 +59,13 @@ CASES = (
     Case("cgroup quota", f"{CGROUP}/cpu.max", "cpu_quota_cpus", 1.5, "-5 100000"),
     Case("cpu load", "proc/stat", "cpu_load_fraction", None, "cpu0 1 2 3 4"),
     Case("cpu pressure", "proc/pressure/cpu", "cpu_pressure_fraction", 0.125, "some avg10=nan"),
-    Case("memory", "proc/meminfo", "memory_total_mib", 1024.0, "MemTotal: 1 kB\nMemAvailable: 2 kB"),
+    Case(
+        "memory",
+        "proc/meminfo",
+        "memory_total_mib",
+        1024.0,
+        meminfo(-1, 2),
+    ),
     Case("cgroup memory", f"{CGROUP}/memory.max", "memory_total_mib", 1024.0, "-1", when_down=4096.0),
     Case("process memory", "proc/self/statm", "process_memory_mib", 10.0, "5000 -2560"),
     Case(

@@ -11,6 +11,9 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from types import ModuleType
+
+import psutil
 
 from dynhat_runtime.monitor.cgroup import Cgroups, MemoryRoom
 from dynhat_runtime.monitor.files import (
@@ -26,16 +29,15 @@ from dynhat_runtime.monitor.sensor import SLOW_S, Sensor, SensorReader
 from dynhat_runtime.monitor.thermal import CoolingDevices, ThermalZones
 from dynhat_runtime.resource_snapshot import ResourceSnapshot
 
-KIB_PER_MIB = 1024.0
 PAGE_BYTES = os.sysconf("SC_PAGE_SIZE")
 
 
 @dataclass(frozen=True, slots=True)
 class _CpuTimes:
-    """What /proc/stat has counted since boot, in ticks, over all CPUs."""
+    """What /proc/stat has counted since boot, over all CPUs."""
 
-    total: int
-    idle: int
+    total_s: float
+    idle_s: float
 
 
 @dataclass(frozen=True, slots=True)
@@ -163,22 +165,20 @@ class HostMonitor:
     # --- momentary: what is used now ------------------------------------------------------------------------
 
     def _read_cpu_times(self) -> _CpuTimes | None:
-        text = read_text_if_there(f"{self._proc}/stat")
-        if text is None:
+        if not (self._proc / "stat").exists():
             return None
-        name, *ticks = text.partition("\n")[0].split()
-        if name != "cpu" or len(ticks) < 4:
-            raise ValueError(f"{self._proc}/stat begins with {text[:40]!r}, not with the line of all CPUs")
-        # user, nice, system, idle, iowait, irq, softirq, steal; guest time is in user time already.
-        counted = [int(tick) for tick in ticks[:8]]
-        return _CpuTimes(sum(counted), sum(counted[3:5]))
+        # Not psutil.cpu_percent: it remembers per calling thread, and a thread's first call says 0.0.
+        times = self._psutil().cpu_times()._asdict()
+        # Linux counts guest time in user time already.
+        total_s = sum(value for name, value in times.items() if not name.startswith("guest"))
+        return _CpuTimes(total_s, times["idle"] + times.get("iowait", 0.0))
 
     def _load_fraction(self, times: _CpuTimes | None) -> float | None:
         """Busy share since the previous reading; None where no time has passed."""
         previous, self._previous_times = self._previous_times, times
-        if previous is None or times is None or times.total <= previous.total:
+        if previous is None or times is None or times.total_s <= previous.total_s:
             return None
-        idle_fraction = (times.idle - previous.idle) / (times.total - previous.total)
+        idle_fraction = (times.idle_s - previous.idle_s) / (times.total_s - previous.total_s)
         return min(max(1.0 - idle_fraction, 0.0), 1.0)
 
     def _cpu_pressure_fraction(self) -> float | None:
@@ -192,16 +192,19 @@ class HostMonitor:
         return believable(float(average_10s.removeprefix("avg10=")), 0.0, 100.0, file) / 100.0
 
     def _read_memory(self) -> _Memory | None:
-        text = read_text_if_there(f"{self._proc}/meminfo")
-        if text is None:
+        if not (self._proc / "meminfo").exists():
             return None
-        kib = {name: rest for name, _, rest in (line.partition(":") for line in text.splitlines())}
-        total_mib, available_mib = (
-            int(kib[name].split()[0]) / KIB_PER_MIB for name in ("MemTotal", "MemAvailable")
-        )
+        memory = self._psutil().virtual_memory()
+        available_mib, total_mib = memory.available / BYTES_PER_MIB, memory.total / BYTES_PER_MIB
         if not 0 <= available_mib <= total_mib:
             raise ValueError(f"{available_mib:g} of {total_mib:g} MiB of memory are available")
         return _Memory(available_mib, total_mib)
+
+    def _psutil(self) -> ModuleType:
+        """psutil, told where `proc` is: it keeps that in a global, so it is told at every reading."""
+        psutil.PROCFS_PATH = str(self._proc)
+        module: ModuleType = psutil
+        return module
 
     def _process_memory_mib(self) -> float | None:
         text = read_text_if_there(f"{self._process}/statm")
