@@ -16,6 +16,7 @@ import time
 from collections import Counter
 from collections.abc import Callable, Collection, Mapping, Sequence
 from concurrent.futures import Future
+from dataclasses import replace
 
 from dynhat_runtime.decoding.beam_search import BeamOptions, SearchCancelledError
 from dynhat_runtime.decoding.canary import CANARIES, check_points
@@ -326,7 +327,7 @@ class TranslationEngine:
             return
         finally:
             self._canary_waits = False
-        self._observe(observation)
+        self._observe(replace(observation, is_canary=True))
 
     def _search(
         self, point: ActivePoint, sentences: Sequence[str], beam_size: int, is_cancelled: Callable[[], bool]

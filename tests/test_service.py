@@ -418,7 +418,17 @@ def test_operating_points(client: TestClient) -> None:
 def test_the_active_point(client: TestClient) -> None:
     """The active point comes with its measurements, who chose it, since when, why and on what grounds."""
     answer = client.get("/v1/operating-point").json()
-    assert set(answer) == {"active", "mode", "since", "reason", "resources"}
+    assert set(answer) == {
+        "active",
+        "mode",
+        "policy",
+        "since",
+        "reason",
+        "slow_down_factor",
+        "slow_down_std",
+        "prediction_error_fraction",
+        "resources",
+    }
     assert answer["active"] == client.get("/v1/operating-points").json()["points"][0]
     assert answer["mode"] == "auto"
     assert datetime.fromisoformat(answer["since"]) == SINCE
