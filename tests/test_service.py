@@ -420,6 +420,7 @@ def test_the_active_point(client: TestClient) -> None:
     answer = client.get("/v1/operating-point").json()
     assert set(answer) == {
         "active",
+        "next_better",
         "mode",
         "policy",
         "since",

@@ -116,6 +116,8 @@ class OperatingPointAnswer(BaseModel):
     """GET and PUT /v1/operating-point."""
 
     active: PointDescription
+    next_better: str | None
+    """Id of the point that translates next better than the active one; null for the best."""
     mode: Mode
     policy: str
     since: str
@@ -132,8 +134,11 @@ class OperatingPointAnswer(BaseModel):
     @classmethod
     def of(cls, status: ControlStatusPort, table: OperatingPointTable) -> OperatingPointAnswer:
         """Say where the control loop stands."""
+        quality = table.quality_by_id()
+        better = [point_id for point_id in quality if quality[point_id] > quality[status.active_id]]
         return cls(
             active=PointDescription.of(table[status.active_id], table),
+            next_better=min(better, key=quality.__getitem__) if better else None,
             mode=status.mode,
             policy=status.policy,
             since=status.since_utc.isoformat(timespec="milliseconds"),
