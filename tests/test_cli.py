@@ -111,6 +111,15 @@ def test_our_errors_are_one_line(runner: CliRunner) -> None:
     assert result.stdout == ""
 
 
+def test_an_unknown_policy(runner: CliRunner) -> None:
+    """A policy there is not ends the daemon at once, naming those there are."""
+    result = runner.invoke(app, ["serve", "--policy", "bold"])
+    assert result.exit_code == 2
+    assert "policy = 'bold' (on the command line)" in result.stderr
+    for name in ("fixed", "ladder", "predictive", "energy"):
+        assert name in result.stderr
+
+
 def test_interrupt(runner: CliRunner, monkeypatch: pytest.MonkeyPatch) -> None:
     """Ctrl-C ends a command with 130."""
 
