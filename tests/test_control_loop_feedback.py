@@ -16,8 +16,8 @@ from dynhat_runtime.governor.request_choice import RequestWish
 from dynhat_runtime.governor.rules import GovernorRules
 from dynhat_runtime.observation import Observation
 from dynhat_runtime.resource_snapshot import ResourceSnapshot
+from tests.control_fakes import FOUR_CPUS, ONE_CPU, RecordingEngine, ScriptedMonitor, wait_until
 from tests.hand_made import three_points
-from tests.test_control_loop import FOUR_CPUS, ONE_CPU, RecordingEngine, ScriptedMonitor, wait_until
 
 
 class EngineWithCanary(RecordingEngine):
