@@ -22,6 +22,7 @@ from typing import Any, Protocol
 import uvicorn
 
 from dynhat_runtime.errors import SettingsError
+from dynhat_runtime.observation import Observation
 from dynhat_runtime.service.app import create_app
 from dynhat_runtime.service.lifecycle import Lifecycle, Serving
 from dynhat_runtime.service.limits import RequestLimits
@@ -89,7 +90,7 @@ def build_runtime(settings: Settings) -> Runtime:
     # Imported here: torch takes seconds, and the daemon answers before that.
     from dynhat_runtime.control_loop import ControlLoop
     from dynhat_runtime.engine import TranslationEngine
-    from dynhat_runtime.governor.policy import GovernorRules
+    from dynhat_runtime.governor.rules import GovernorRules
     from dynhat_runtime.model.checkpoint import Bundle, shipped_bundle_path
     from dynhat_runtime.monitor import choose_monitor
     from dynhat_runtime.monitor.identity import device_name
@@ -103,17 +104,38 @@ def build_runtime(settings: Settings) -> Runtime:
             device_name(),
         )
     budget_ms = settings.latency_budget_ms or table.default_latency_budget_ms
+
+    def observe(observation: Observation) -> None:
+        """Hand on what a batch took. The control loop is there by then: nothing is translated before `start`."""
+        control.observe(observation)
+
     engine = TranslationEngine.load(
         bundle,
         table,
         beam_size=settings.beam_size,
         queue_limit_sentences=settings.queue_limit_sentences,
+        on_finished=observe,
     )
     control = ControlLoop(
         choose_monitor(settings.monitor),
         engine,
-        table,
-        GovernorRules(latency_budget_ms=budget_ms, num_busy_neighbours=settings.busy_neighbours),
+        engine.table,  # without the points that were refused
+        GovernorRules(
+            latency_budget_ms=budget_ms,
+            policy=settings.policy,
+            confidence=settings.confidence,
+            dwell_s=settings.dwell_s,
+            max_step_ups_per_minute=settings.max_switches_per_minute,
+            num_busy_neighbours=settings.busy_neighbours,
+            num_tokens=settings.reference_tokens,
+            beam_size=settings.beam_size,
+            min_quality=settings.min_quality,
+            temperature_limit_celsius=settings.temperature_limit_celsius,
+            cooling_limit_fraction=settings.cooling_limit_fraction,
+            power_limit_mw=settings.power_limit_mw,
+            memory_floor_mib=settings.memory_floor_mib,
+            battery_saver_fraction=settings.battery_saver_fraction,
+        ),
         interval_s=settings.control_interval_s,
     )
     return Runtime(engine, control, budget_ms)

@@ -1,9 +1,11 @@
 """Acts: translates on the active operating point, and swaps that point by replacing one reference.
 
 Requests wait in a bounded queue; one worker thread takes sentences of several requests in one batch, never of
-two operating points. A request gets its point when its first sentence begins and keeps it to the end.
+two operating points. A request gets its point when its first sentence begins and keeps it to the end; when its
+output is degenerate it is translated once more, all of it, on the next larger point.
 
-Senses nothing and decides nothing: the control loop calls `switch_to` and `follow_cpus`.
+Senses nothing and decides nothing: the control loop calls `switch_to` and `follow_cpus`, and hears what each batch
+took; whoever submits a request may name its point.
 """
 
 from __future__ import annotations
@@ -11,77 +13,36 @@ from __future__ import annotations
 import logging
 import threading
 import time
-from collections import deque
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Callable, Collection, Mapping, Sequence
 from concurrent.futures import Future
-from dataclasses import dataclass, field
+from dataclasses import replace
 
 from dynhat_runtime.decoding.beam_search import BeamOptions, SearchCancelledError
-from dynhat_runtime.decoding.sentences import Segment, join_sentences, split_sentences
-from dynhat_runtime.decoding.translator import Translator
-from dynhat_runtime.errors import EngineOverloadedError, EngineStoppedError, UnknownOperatingPointError
+from dynhat_runtime.decoding.canary import CANARIES, check_points
+from dynhat_runtime.decoding.output_guard import FAULTS, Fault
+from dynhat_runtime.decoding.sentences import split_sentences
+from dynhat_runtime.decoding.translator import SentenceTranslation, Translator
+from dynhat_runtime.errors import EngineStoppedError, UnknownOperatingPointError
 from dynhat_runtime.model.checkpoint import Bundle
-from dynhat_runtime.model.sub_transformer import SubTransformer
 from dynhat_runtime.model.threads import move_threads_to, use_decoding_threads
+from dynhat_runtime.observation import Observation
 from dynhat_runtime.operating_point import OperatingPointTable
+from dynhat_runtime.request_queue import Batch, RequestQueue
+from dynhat_runtime.second_attempt import next_larger, second_point
+from dynhat_runtime.translation_request import ActivePoint, TextTranslation, TranslationRequest
+
+__all__ = ["ActivePoint", "TextTranslation", "TranslationEngine"]
 
 logger = logging.getLogger(__name__)
 
-MAX_BATCH_SENTENCES = 16
-MAX_BATCH_CHARACTERS = 2000
-"""Bound on the sentences that share a batch: keeps the wait of a short request behind a long one short."""
-
-
-@dataclass(frozen=True, slots=True)
-class TextTranslation:
-    """One translated text of a request.
-
-    Attributes:
-        operating_point: Id of the one point that translated all of it.
-        queue_ms: From submission until its first sentence began.
-        elapsed_ms: From submission until it was done.
-    """
-
-    text: str
-    operating_point: str
-    num_sentences: int
-    queue_ms: float
-    elapsed_ms: float
-
-
-@dataclass(frozen=True, slots=True)
-class ActivePoint:
-    """An operating point ready to translate; the engine holds exactly one as active."""
-
-    id: str
-    sub: SubTransformer
-
-
-@dataclass(slots=True, eq=False)
-class _Request:
-    """Texts of one caller, cut into sentences."""
-
-    texts: list[list[Segment]]
-    beam_size: int
-    submitted_s: float
-    future: Future[list[TextTranslation]]
-    waiting: deque[tuple[int, int]]
-    """(text, segment) still to be translated, in order."""
-    translations: dict[tuple[int, int], str] = field(default_factory=dict)
-    num_running: int = 0
-    point: ActivePoint | None = None
-    began_s: float = 0.0
-
-    @property
-    def is_done(self) -> bool:
-        """All sentences have been translated."""
-        return not self.waiting and not self.num_running
+Observer = Callable[[Observation], None]
 
 
 class TranslationEngine:
     """Translates texts on whichever operating point is active when they begin.
 
-    `submit`, `switch_to` and the properties may be used from any thread.
+    `submit`, `switch_to`, `run_canary` and the properties may be used from any thread.
     """
 
     def __init__(
@@ -94,6 +55,9 @@ class TranslationEngine:
         beam_size: int = 4,
         length_penalty: float = 0.6,
         queue_limit_sentences: int = 512,
+        guarded_ids: Collection[str] = (),
+        refused: Mapping[str, str] | None = None,
+        on_finished: Observer | None = None,
     ) -> None:
         """Join the parts; nothing runs before `start`.
 
@@ -105,18 +69,25 @@ class TranslationEngine:
             beam_size: For requests that name none.
             length_penalty: Of the search's scores.
             queue_limit_sentences: Sentences that may wait before `submit` refuses.
+            guarded_ids: Points whose degenerate output is translated again, on the next larger one of them.
+            refused: Points left out of `table`, each with the reason.
+            on_finished: Hears of every batch, on the worker's thread; its failure harms no request.
         """
         self.table = table
+        self.refused: Mapping[str, str] = refused or {}
         self.src_lang, self.tgt_lang = languages
         self._translator = translator
         self._points = {point.id: point for point in points}
         self._active = self._points[table.best.id]
         self._beam_size = beam_size
         self._length_penalty = length_penalty
-        self._queue_limit = queue_limit_sentences
+        self._larger = next_larger(table, guarded_ids)
+        self._on_finished = on_finished
+        self._observer_complained = False
         self._lock = threading.Condition()
-        self._requests: deque[_Request] = deque()
-        self._num_waiting = 0
+        self._queue = RequestQueue(queue_limit_sentences)
+        self._retries: Counter[Fault] = Counter()
+        self._canary_waits = False
         self._stopping = False
         self._aborting = False
         self._thread: threading.Thread | None = None
@@ -129,23 +100,31 @@ class TranslationEngine:
         *,
         beam_size: int = 4,
         queue_limit_sentences: int = 512,
+        on_finished: Observer | None = None,
     ) -> TranslationEngine:
-        """Load the SuperTransformer once and cut every point of `table` out of it.
+        """Load the SuperTransformer once, cut every point of `table` out of it, and leave out what cannot translate.
 
         Raises:
-            BundleError: A file of the bundle does not hold what it should.
+            BundleError: A file of the bundle does not hold what it should, or every point was refused.
             DesignSpaceError: A point lies outside the design space.
         """
         super_transformer = bundle.super_transformer().laid_out_for_decoding()
-        points = [ActivePoint(point.id, super_transformer.extract(point.config)) for point in table]
+        translator = Translator.of_bundle(bundle)
+        subs = {point.id: super_transformer.extract(point.config) for point in table}
+        use_decoding_threads()
+        penalty = bundle.manifest.length_penalty
+        checked = check_points(translator, subs, table, bundle.src_lang, penalty)
         return cls(
-            Translator.of_bundle(bundle),
-            points,
-            table,
+            translator,
+            [ActivePoint(point.id, subs[point.id]) for point in checked.table],
+            checked.table,
             (bundle.src_lang, bundle.tgt_lang),
             beam_size=beam_size,
-            length_penalty=bundle.manifest.length_penalty,
+            length_penalty=penalty,
             queue_limit_sentences=queue_limit_sentences,
+            guarded_ids=checked.guarded_ids,
+            refused=checked.refused,
+            on_finished=on_finished,
         )
 
     # --- the operating point --------------------------------------------------------------------------------
@@ -161,31 +140,62 @@ class TranslationEngine:
         Raises:
             UnknownOperatingPointError: No such point; nothing changed.
         """
+        self._active = self._point(point_id)
+
+    def follow_cpus(self, cpus: tuple[int, ...]) -> None:
+        """Compute on these CPUs."""
+        move_threads_to(cpus)
+
+    def _point(self, point_id: str) -> ActivePoint:
         try:
-            self._active = self._points[point_id]
+            return self._points[point_id]
         except KeyError:
             known = ", ".join(self._points)
             raise UnknownOperatingPointError(
                 f"operating point {point_id!r} is unknown: choose one of {known}"
             ) from None
 
-    def follow_cpus(self, cpus: tuple[int, ...]) -> None:
-        """Compute on these CPUs."""
-        move_threads_to(cpus)
-
     # --- requests -------------------------------------------------------------------------------------------
 
     @property
     def queue_depth(self) -> int:
         """Sentences waiting."""
-        return self._num_waiting
+        return self._queue.num_waiting
 
-    def submit(self, texts: Sequence[str], *, beam_size: int | None = None) -> Future[list[TextTranslation]]:
+    @property
+    def guard_retries(self) -> Mapping[str, int]:
+        """Requests translated once more because their output was degenerate, by its fault."""
+        with self._lock:
+            return {fault: self._retries[fault] for fault in FAULTS}
+
+    def count_src_tokens(self, texts: Sequence[str]) -> list[tuple[int, ...]]:
+        """Per text, the length in tokens with eos of everything that `submit` would have decoded at once."""
+        return [
+            tuple(
+                length
+                for segment in split_sentences(text, self.src_lang)
+                if segment.is_translatable
+                for length in self._translator.part_lengths(segment.sentence)
+            )
+            for text in texts
+        ]
+
+    def submit(
+        self,
+        texts: Sequence[str],
+        *,
+        beam_size: int | None = None,
+        point_id: str | None = None,
+        retry_within_ms: float | None = None,
+    ) -> Future[list[TextTranslation]]:
         """Queue texts for translation.
 
         Args:
             texts: Any text; sentences are translated, white space and what has no letters is kept as it is.
             beam_size: Overrides the engine's.
+            point_id: Translates this request on that point; None takes the active one.
+            retry_within_ms: Should the output be degenerate, a second attempt is made only if it can be expected
+                to be done this long after submission; None sets no limit, 0 forbids it.
 
         Returns:
             One translation per text. Cancelling the future drops what has not begun.
@@ -193,27 +203,39 @@ class TranslationEngine:
         Raises:
             EngineOverloadedError: The queue is full.
             EngineStoppedError: The engine is stopping.
+            UnknownOperatingPointError: There is no point `point_id`.
         """
-        segments = [split_sentences(text, self.src_lang) for text in texts]
-        waiting = deque(
-            (i, j)
-            for i, text in enumerate(segments)
-            for j, segment in enumerate(text)
-            if segment.is_translatable
+        request = TranslationRequest(
+            texts=[split_sentences(text, self.src_lang) for text in texts],
+            beam_size=beam_size or self._beam_size,
+            submitted_s=time.monotonic(),
+            future=Future(),
+            own_point=None if point_id is None else self._point(point_id),
+            retry_within_ms=retry_within_ms,
         )
-        request = _Request(segments, beam_size or self._beam_size, time.monotonic(), Future(), waiting)
         with self._lock:
             if self._stopping:
                 raise EngineStoppedError("the engine is stopping")
-            # A request larger than the whole queue is taken when nothing waits: else it would never be.
-            if self._num_waiting and self._num_waiting + len(waiting) > self._queue_limit:
-                raise EngineOverloadedError(
-                    f"{self._num_waiting} sentences wait, {len(waiting)} more exceed the limit of {self._queue_limit}"
-                )
-            self._num_waiting += len(waiting)
-            self._requests.append(request)
+            self._queue.add(request)
             self._lock.notify()
         return request.future
+
+    def run_canary(self) -> bool:
+        """Have a fixed sentence translated on the active point, to hear in `on_finished` what it takes now.
+
+        It waits for no request and no request waits for it: one that arrives meanwhile breaks it off.
+
+        Returns:
+            Whether it was taken; not while there is a request or another canary, nor without a sentence in the
+            source language.
+        """
+        with self._lock:
+            is_busy = bool(self._queue) or self._canary_waits or self._stopping
+            if is_busy or self.src_lang not in CANARIES:
+                return False
+            self._canary_waits = True
+            self._lock.notify()
+        return True
 
     # --- life cycle -----------------------------------------------------------------------------------------
 
@@ -236,11 +258,10 @@ class TranslationEngine:
             self._aborting = True
             thread.join(5.0)
         with self._lock:
-            abandoned = list(self._requests)
-            self._requests.clear()
+            abandoned = self._queue.remove_all()
         for request in abandoned:
             if not request.future.done() and not request.future.cancel():
-                request.future.set_exception(EngineStoppedError("the engine stopped before this was done"))
+                request.fail(EngineStoppedError("the engine stopped before this was done"), time.monotonic())
 
     # --- the worker -----------------------------------------------------------------------------------------
 
@@ -249,62 +270,25 @@ class TranslationEngine:
         while (batch := self._next_batch()) is not None:
             if batch:
                 self._translate(batch)
+            elif self._canary_waits:
+                self._translate_canary()
 
-    def _next_batch(self) -> list[tuple[_Request, tuple[int, int]]] | None:
-        """Wait for work; None when stopping and nothing is left."""
+    def _next_batch(self) -> Batch | None:
+        """Wait for work: a batch, an empty one when only a canary waits, None when stopping and nothing is left."""
         with self._lock:
-            while not self._requests and not self._stopping:
+            while not (self._queue or self._canary_waits or self._stopping):
                 self._lock.wait()
-            if not self._requests or self._aborting:
+            if self._aborting or (self._stopping and not self._queue):
                 return None
-            return self._gather()
+            return self._queue.next_batch(self._active, time.monotonic())
 
-    def _gather(self) -> list[tuple[_Request, tuple[int, int]]]:
-        """Sentences for one batch: the oldest request's, then others' with its point and beam. Holds the lock."""
-        batch: list[tuple[_Request, tuple[int, int]]] = []
-        num_characters = 0
-        active = self._active  # read once: a switch may come at any moment, and a batch has one point
-        point: ActivePoint | None = None
-        beam_size = 0
-        for request in list(self._requests):
-            if batch and (request.point or active, request.beam_size) != (point, beam_size):
-                continue
-            if request.point is None and not self._begin(request, active):
-                continue
-            point, beam_size = request.point, request.beam_size
-            while request.waiting and len(batch) < MAX_BATCH_SENTENCES:
-                text, segment = request.waiting[0]
-                num_characters += len(request.texts[text][segment].sentence)
-                if batch and num_characters > MAX_BATCH_CHARACTERS:
-                    return batch
-                batch.append((request, request.waiting.popleft()))
-                request.num_running += 1
-                self._num_waiting -= 1
-            if len(batch) == MAX_BATCH_SENTENCES:
-                break
-        return batch
-
-    def _begin(self, request: _Request, active: ActivePoint) -> bool:
-        """Give a request its point; False when nothing is left to do for it. Holds the lock."""
-        if not request.future.set_running_or_notify_cancel():
-            self._num_waiting -= len(request.waiting)
-            self._requests.remove(request)
-            return False
-        request.point, request.began_s = active, time.monotonic()
-        if request.is_done:
-            self._requests.remove(request)
-            self._finish(request)
-            return False
-        return True
-
-    def _translate(self, batch: list[tuple[_Request, tuple[int, int]]]) -> None:
+    def _translate(self, batch: Batch) -> None:
         first, _ = batch[0]
         assert first.point is not None
         sentences = [request.texts[text][segment].sentence for request, (text, segment) in batch]
-        options = BeamOptions(beam_size=first.beam_size, length_penalty=self._length_penalty)
         try:
-            outputs = self._translator.translate(
-                first.point.sub, sentences, options, is_cancelled=lambda: self._aborting
+            outputs, observation = self._search(
+                first.point, sentences, first.beam_size, lambda: self._aborting
             )
         except SearchCancelledError:
             self._fail(batch, EngineStoppedError("the engine stopped before this was done"))
@@ -313,45 +297,83 @@ class TranslationEngine:
             logger.exception("translation failed on operating point %s", first.point.id)
             self._fail(batch, error)
             return
-        done: list[_Request] = []
+        done: list[TranslationRequest] = []
         with self._lock:
             for (request, place), output in zip(batch, outputs, strict=True):
-                request.translations[place] = output.text
+                request.translations[place] = output
                 request.num_running -= 1
-                if request.is_done and request in self._requests:
-                    self._requests.remove(request)
+                if (
+                    request.is_done
+                    and request in self._queue
+                    and not self._try_again(request, observation.monotonic_s)
+                ):
+                    self._queue.remove(request)
                     done.append(request)
         for request in done:
-            self._finish(request)
+            request.answer(time.monotonic())
+        self._observe(observation)
 
-    def _finish(self, request: _Request) -> None:
-        assert request.point is not None
-        now = time.monotonic()
-        request.future.set_result(
-            [
-                TextTranslation(
-                    text=join_sentences(
-                        text,
-                        [
-                            request.translations.get((i, j), segment.sentence)
-                            for j, segment in enumerate(text)
-                        ],
-                    ),
-                    operating_point=request.point.id,
-                    num_sentences=sum(segment.is_translatable for segment in text),
-                    queue_ms=(request.began_s - request.submitted_s) * 1e3,
-                    elapsed_ms=(now - request.submitted_s) * 1e3,
-                )
-                for i, text in enumerate(request.texts)
-            ]
+    def _translate_canary(self) -> None:
+        """Translate the canary sentence for its time alone, unless a request comes."""
+        point, canary = self._active, CANARIES[self.src_lang][-1]
+        try:
+            _, observation = self._search(
+                point, [canary], self._beam_size, lambda: self._stopping or bool(self._queue)
+            )
+        except SearchCancelledError:
+            return
+        except Exception:  # the worker must outlive a canary, too
+            logger.exception("canary sentence failed on operating point %s", point.id)
+            return
+        finally:
+            self._canary_waits = False
+        self._observe(replace(observation, is_canary=True))
+
+    def _search(
+        self, point: ActivePoint, sentences: Sequence[str], beam_size: int, is_cancelled: Callable[[], bool]
+    ) -> tuple[list[SentenceTranslation], Observation]:
+        """Translate one batch, and time it."""
+        options = BeamOptions(beam_size=beam_size, length_penalty=self._length_penalty)
+        began_s = time.monotonic()
+        outputs = self._translator.translate(point.sub, sentences, options, is_cancelled=is_cancelled)
+        ended_s = time.monotonic()
+        parts = [part for output in outputs for part in output.parts]
+        return outputs, Observation(
+            monotonic_s=ended_s,
+            point_id=point.id,
+            num_sentences=len(parts),
+            num_src_tokens=max(part.num_src_tokens for part in parts),
+            num_tgt_tokens=max(part.num_tgt_tokens for part in parts),
+            beam_size=beam_size,
+            elapsed_ms=(ended_s - began_s) * 1e3,
         )
 
-    def _fail(self, batch: list[tuple[_Request, tuple[int, int]]], error: Exception) -> None:
-        """Fail every request that had a sentence in the batch."""
+    def _try_again(self, request: TranslationRequest, now_s: float) -> bool:
+        """Begin a second attempt if there should be one. Holds the lock."""
+        larger_id = second_point(request, now_s, self.table, self._larger)
+        fault = request.attempt().first_fault
+        if larger_id is None or fault is None:
+            return False
+        self._queue.begin_again(request, self._points[larger_id], now_s)
+        self._retries[fault] += 1
+        return True
+
+    def _fail(self, batch: Batch, error: Exception) -> None:
+        """Fail every request that had a sentence in the batch, unless it has an earlier attempt to show."""
         with self._lock:
-            failed = {id(request): request for request, _ in batch if request in self._requests}
+            failed = {id(request): request for request, _ in batch if request in self._queue}
             for request in failed.values():
-                self._requests.remove(request)
-                self._num_waiting -= len(request.waiting)
+                self._queue.remove(request)
         for request in failed.values():
-            request.future.set_exception(error)
+            request.fail(error, time.monotonic())
+
+    def _observe(self, observation: Observation) -> None:
+        """Tell the observer of a batch."""
+        if self._on_finished is None:
+            return
+        try:
+            self._on_finished(observation)
+        except Exception:  # whoever listens must not harm who translates
+            if not self._observer_complained:
+                self._observer_complained = True
+                logger.exception("observer of finished batches failed; this is logged once")

@@ -7,6 +7,7 @@
     |-- CheckpointError             another toolkit's checkpoint that cannot be imported
     |-- UnknownOperatingPointError  an operating point id that the loaded table does not have
     |-- RequestError                a client's request that we cannot serve as asked (HTTP 400)
+    |-- PromiseError                what a strict request asks for is not expected to be met (HTTP 422)
     |-- EngineError                 the engine cannot take or finish a translation
     |   |-- EngineOverloadedError   the bounded queue is full (HTTP 429)
     |   `-- EngineStoppedError      the engine is stopping or stopped (HTTP 503)
@@ -71,6 +72,10 @@ class RequestError(DynhatError):
     def __init__(self, message: str, field: str) -> None:
         super().__init__(message)
         self.field = field
+
+
+class PromiseError(DynhatError):
+    """A strict request whose budget or quality no operating point is expected to meet."""
 
 
 class EngineError(DynhatError):

@@ -20,3 +20,5 @@ class Observation:
     beam_size: int
     elapsed_ms: float
     """Encoding and decoding of the whole batch; no waiting in the queue."""
+    is_canary: bool = False
+    """A sentence of our own, translated to see how fast the device is while nobody asks for anything."""

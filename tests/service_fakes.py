@@ -5,18 +5,19 @@ from __future__ import annotations
 import threading
 from collections.abc import Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from datetime import datetime, timezone
 
 from dynhat_runtime.design_space import SubTransformerConfig
 from dynhat_runtime.errors import EngineOverloadedError, EngineStoppedError
+from dynhat_runtime.governor.request_choice import RequestChoice, RequestWish
 from dynhat_runtime.operating_point import (
     DeviceDescription,
     LatencyMeasurement,
     OperatingPoint,
     OperatingPointTable,
 )
-from dynhat_runtime.resource_snapshot import ResourceSnapshot
+from dynhat_runtime.resource_snapshot import ResourceSnapshot, SensorState
 from dynhat_runtime.service.ports import Mode
 
 SINCE = datetime(2026, 1, 2, 3, 4, 5, 678000, tzinfo=timezone.utc)
@@ -102,16 +103,32 @@ class FakeEngine:
         self.submitted: list[list[str]] = []
         self.futures: list[Future[list[FakeTranslation]]] = []
         self.is_stopped = False
+        self.refused: dict[str, str] = {}
+        self.queue_depth = 0
+        self.guard_retries = {"repetition": 0, "empty": 0}
+        self.retries_within_ms: list[float | None] = []
         self._worker = ThreadPoolExecutor(1)
 
-    def submit(self, texts: Sequence[str], *, beam_size: int | None = None) -> Future[list[FakeTranslation]]:
+    def count_src_tokens(self, texts: Sequence[str]) -> list[tuple[int, ...]]:
+        """A token for each word, and eos; only letters are translated."""
+        return [(len(text.split()) + 1,) if any(map(str.isalpha, text)) else () for text in texts]
+
+    def submit(
+        self,
+        texts: Sequence[str],
+        *,
+        beam_size: int | None = None,
+        point_id: str | None = None,
+        retry_within_ms: float | None = None,
+    ) -> Future[list[FakeTranslation]]:
         """Queue the texts."""
         if self.failure is not None:
             raise self.failure
         if self.is_stopped:
             raise EngineStoppedError("engine is stopped")
         self.submitted.append(list(texts))
-        future = self._worker.submit(self._translate, list(texts), self.active_point_id)
+        self.retries_within_ms.append(retry_within_ms)
+        future = self._worker.submit(self._translate, list(texts), point_id or self.active_point_id)
         self.futures.append(future)
         return future
 
@@ -145,21 +162,109 @@ class FakeStatus:
     since_utc: datetime
     reason: str
     snapshot: ResourceSnapshot | None
+    policy: str = "predictive"
+    slow_down_factor: float = 1.25
+    slow_down_std: float = 0.05
+    prediction_error_fraction: float | None = 0.04
+
+
+@dataclass(frozen=True)
+class FakeDecision:
+    """An entry of the why-log, in the governor's own shape."""
+
+    active_id: str
+    point_id: str
+    reason: str
+    reason_code: str = "step_up"
+    snapshot: ResourceSnapshot = field(default=ResourceSnapshot(monotonic_s=1.0, source="host"))
+
+    @property
+    def changed(self) -> bool:
+        """Another point than the active one."""
+        return self.active_id != self.point_id
+
+    def as_dict(self) -> dict[str, object]:
+        """What the governor's decision says of itself."""
+        return {
+            "active_id": self.active_id,
+            "point_id": self.point_id,
+            "changed": self.changed,
+            "mode": "auto",
+            "policy": "predictive",
+            "reason": self.reason,
+            "reason_code": self.reason_code,
+            "candidates": [
+                {
+                    "point_id": f"p{number}",
+                    "predicted_ms": 12.5 * number,
+                    "fits": number < 3,
+                    "probability_met": 1.0 - 0.4 * (number == 3),
+                    "why_not": "37.5 ms is over the budget of 35.0 ms" if number == 3 else None,
+                    "bleu": 20.0 + number,
+                }
+                for number in (1, 2, 3)
+            ],
+            "latency_budget_ms": 35.0,
+            "confidence": 0.95,
+            "slow_down_factor": 1.25,
+            "slow_down_std": 0.05,
+            "dwell_s": 0.0,
+            "decided_monotonic_s": self.snapshot.monotonic_s,
+            "snapshot": self.snapshot.as_dict(),
+        }
 
 
 class FakeControl:
-    """Does what it is told, and in "auto" takes the fastest point."""
+    """Does what it is told, and in "auto" takes the fastest point.
+
+    Predicts ten milliseconds per point number: p2 takes 20, whatever the length.
+    """
 
     def __init__(self, engine: FakeEngine) -> None:
-        self._engine = engine
+        self.engine = engine
         self.is_stopped = False
         self.state = FakeStatus(
             active_id=engine.active_point_id,
             mode="auto",
             since_utc=SINCE,
             reason="fits the budget of 35 ms",
-            snapshot=ResourceSnapshot(monotonic_s=1.0, source="host", usable_cpus=(0, 1), cpu_quota_cpus=1.5),
+            snapshot=ResourceSnapshot(
+                monotonic_s=1.0,
+                source="host",
+                usable_cpus=(0, 1),
+                cpu_quota_cpus=1.5,
+                sensors=(
+                    SensorState(name="cpu", is_up=True),
+                    SensorState(name="thermal", is_up=False, error="no such file"),
+                ),
+            ),
         )
+        self.log: list[FakeDecision] = []
+        self.wishes: list[RequestWish] = []
+
+    def choose(self, wish: RequestWish) -> RequestChoice:
+        """The point asked for, else the slowest within the budget, else the fastest."""
+        self.wishes.append(wish)
+        table = self.engine.table
+        fitting = [
+            point
+            for point in table
+            if (wish.latency_budget_ms is None or table.reference_latency_ms(point) <= wish.latency_budget_ms)
+            and (wish.min_quality is None or (point.bleu or 0) >= wish.min_quality)
+        ]
+        if wish.point_id is not None:
+            point, is_met = table[wish.point_id], table[wish.point_id] in fitting
+        elif wish.latency_budget_ms is None and wish.min_quality is None:
+            point, is_met = table[self.engine.active_point_id], True
+        else:
+            point, is_met = (fitting or table.points)[-1 if fitting else 0], bool(fitting)
+        predicted_ms = table.reference_latency_ms(point)
+        reason = f"{point.id} needs {predicted_ms:.1f} ms{'' if is_met else ', which does not do'}"
+        return RequestChoice(point_id=point.id, predicted_ms=predicted_ms, is_met=is_met, reason=reason)
+
+    def decisions(self, last: int) -> list[FakeDecision]:
+        """The end of the log."""
+        return self.log[-last:]
 
     def start(self) -> None:
         """Nothing to start."""
@@ -174,12 +279,13 @@ class FakeControl:
 
     def pin(self, point_id: str) -> None:
         """Make one point active."""
-        self._switch(self._engine.table[point_id].id, "pinned")
+        self._switch(self.engine.table[point_id].id, "pinned")
 
     def set_auto(self) -> None:
         """Make the fastest point active."""
-        self._switch(self._engine.table.points[0].id, "auto")
+        self._switch(self.engine.table.points[0].id, "auto")
 
     def _switch(self, point_id: str, mode: Mode) -> None:
-        self._engine.active_point_id = point_id
+        self.log.append(FakeDecision(self.engine.active_point_id, point_id, "asked for", "pinned"))
+        self.engine.active_point_id = point_id
         self.state = replace(self.state, active_id=point_id, mode=mode, reason="asked for")

@@ -323,7 +323,7 @@ def test_loading(client: TestClient) -> None:
     assert response.status_code == 503
     assert "loading" in response.json()["error"]
     assert response.headers["X-Operating-Point"] == "none"
-    for path in ("/languages", "/v1/operating-points", "/v1/operating-point"):
+    for path in ("/languages", "/v1/operating-points", "/v1/operating-point", "/v1/decisions"):
         assert client.get(path).status_code == 503
         assert list(client.get(path).json()) == ["error"]
     assert client.put("/v1/operating-point", json={"mode": "auto"}).status_code == 503
@@ -418,7 +418,18 @@ def test_operating_points(client: TestClient) -> None:
 def test_the_active_point(client: TestClient) -> None:
     """The active point comes with its measurements, who chose it, since when, why and on what grounds."""
     answer = client.get("/v1/operating-point").json()
-    assert set(answer) == {"active", "mode", "since", "reason", "resources"}
+    assert set(answer) == {
+        "active",
+        "next_better",
+        "mode",
+        "policy",
+        "since",
+        "reason",
+        "slow_down_factor",
+        "slow_down_std",
+        "prediction_error_fraction",
+        "resources",
+    }
     assert answer["active"] == client.get("/v1/operating-points").json()["points"][0]
     assert answer["mode"] == "auto"
     assert datetime.fromisoformat(answer["since"]) == SINCE
@@ -476,6 +487,46 @@ def test_bad_choices(client: TestClient, body: object, words: list[str]) -> None
 def test_a_choice_too_large(client: TestClient) -> None:
     """The body of a choice is bounded too."""
     assert client.put("/v1/operating-point", json={"mode": "auto", "more": "x" * 5000}).status_code == 413
+
+
+# --- the why-log ---
+
+
+def test_decisions(client: TestClient, lifecycle: Lifecycle) -> None:
+    """The last decisions come newest last, each as the governor says it."""
+    client.put("/v1/operating-point", json={"mode": "pinned", "point": "p3"})
+    client.put("/v1/operating-point", json={"mode": "auto"})
+    answer = client.get("/v1/decisions").json()
+    assert list(answer) == ["decisions"]
+    assert [decision["point_id"] for decision in answer["decisions"]] == ["p3", "p1"]
+    expected = [decision.as_dict() for decision in lifecycle.serving.control.decisions(2)]
+    assert answer["decisions"] == json.loads(json.dumps(expected))
+    (newest,) = client.get("/v1/decisions?last=1").json()["decisions"]
+    assert newest == answer["decisions"][1]
+
+
+@pytest.mark.parametrize("last", ["0", "-1", "257", "1.5", "nan", "", "ten", "\u0661", "9" * 5000])
+def test_bad_numbers_of_decisions(client: TestClient, last: str) -> None:
+    """A number of decisions that cannot be is refused with 400, saying what can."""
+    response = client.get("/v1/decisions", params={"last": last})
+    assert response.status_code == 400
+    assert list(response.json()) == ["error"]
+    assert "last" in response.json()["error"]
+    assert "1 to 256" in response.json()["error"]
+
+
+def test_refused_points_are_listed(client: TestClient, engine: FakeEngine) -> None:
+    """Points that failed their canaries are listed apart, with the reason."""
+    assert client.get("/v1/operating-points").json()["refused"] == []
+    engine.refused = {"p9": "nonsense"}
+    assert client.get("/v1/operating-points").json()["refused"] == [{"id": "p9", "reason": "nonsense"}]
+
+
+def test_the_next_better_point(client: TestClient) -> None:
+    """The answer names what would be better than the active point, and nothing beyond the best."""
+    assert client.get("/v1/operating-point").json()["next_better"] == "p2"
+    answer = client.put("/v1/operating-point", json={"mode": "pinned", "point": "p3"}).json()
+    assert answer["next_better"] is None
 
 
 # --- paths and methods ---

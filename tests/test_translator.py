@@ -39,10 +39,11 @@ def test_over_long_sentences_are_cut(translator: Translator, sub: SubTransformer
     """A sentence beyond the limit is translated in parts, each within it."""
     sentence = ", ".join(["the old book"] * 30)
     (translation,) = translator.translate(sub, [sentence], OPTIONS)
-    parts = translator._parts(sentence)
-    assert len(parts) > 1
-    assert all(len(ids) <= 24 for _, ids in parts)
-    assert translation.num_src_tokens == sum(len(ids) for _, ids in parts)
+    lengths = translator.part_lengths(sentence)
+    assert len(lengths) > 1
+    assert max(lengths) <= 24
+    assert lengths == tuple(part.num_src_tokens for part in translation.parts)
+    assert translation.num_src_tokens == sum(lengths)
 
 
 def test_one_endless_word(translator: Translator, sub: SubTransformer) -> None:

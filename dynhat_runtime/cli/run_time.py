@@ -1,4 +1,4 @@
-"""Commands of the run time: serve, ask the daemon, list points, translate.
+"""Commands of the run time: serve, ask and watch the daemon, list points, translate.
 
 Imports nothing heavy until a command needs it, so that help and a refused option come at once.
 """
@@ -21,6 +21,9 @@ if TYPE_CHECKING:
     from dynhat_runtime.service.ports import EnginePort
     from dynhat_runtime.service.schemas import PointDescription
 
+UrlOption = Annotated[str, typer.Option(help="Where the daemon listens.")]
+DEFAULT_URL = "http://127.0.0.1:5000"
+
 STOP_S = 5.0
 """What `translate` gives the engine to stop."""
 
@@ -38,6 +41,9 @@ def serve(
     table: TableOption = None,
     latency_budget_ms: Annotated[
         float | None, typer.Option(help="Time one sentence may take, in ms; without it the table's default.")
+    ] = None,
+    policy: Annotated[
+        str | None, typer.Option(help="predictive (as it is without), ladder, energy or fixed.")
     ] = None,
     config: Annotated[
         Path | None, typer.Option(help="TOML file with settings; without it the one DYNHAT_CONFIG names.")
@@ -62,6 +68,7 @@ def serve(
         "bundle": bundle,
         "table": table,
         "latency_budget_ms": latency_budget_ms,
+        "policy": policy,
         "log_level": log_level,
     }
     settings = load_settings(config, command_line)
@@ -72,7 +79,7 @@ def serve(
 
 @app.command()
 def status(
-    url: Annotated[str, typer.Option(help="Where the daemon listens.")] = "http://127.0.0.1:5000",
+    url: UrlOption = DEFAULT_URL,
     as_json: JsonOption = False,
 ) -> None:
     """Ask the running daemon for its operating point, and why it is that one.
@@ -89,6 +96,54 @@ def status(
         return
     for line in describe_status(answer):
         typer.echo(line)
+
+
+@app.command()
+def explain(url: UrlOption = DEFAULT_URL, as_json: JsonOption = False) -> None:
+    """Say in a few sentences why the running daemon is on its operating point.
+
+    \b
+    Example:
+      dynhat explain --url http://127.0.0.1:5000
+    """
+    from dynhat_runtime.daemon_client import ask_decisions, ask_status
+    from dynhat_runtime.daemon_client import explain as sentences_about
+
+    status_answer, decisions = ask_status(url), ask_decisions(url, 1)
+    sentences = list(sentences_about(status_answer, decisions))
+    if as_json:
+        latest = decisions[-1] if decisions else None
+        typer.echo(json.dumps({"explanation": " ".join(sentences), "decision": latest}, indent=1))
+        return
+    for sentence in sentences:
+        typer.echo(sentence)
+
+
+@app.command()
+def watch(
+    url: UrlOption = DEFAULT_URL,
+    interval_s: Annotated[float, typer.Option(min=0.1, max=3600, help="Time between two looks, in s.")] = 0.5,
+    once: Annotated[bool, typer.Option("--once", help="Show one picture and end.")] = False,
+) -> None:
+    """Watch the running daemon decide, until Ctrl-C. Where the output is no terminal, a line is printed each time.
+
+    \b
+    Example:
+      dynhat watch
+      dynhat watch --once --url http://127.0.0.1:5000
+    """
+    from rich.console import Console
+
+    from dynhat_runtime import live_view
+
+    console = Console()
+    if once:
+        console.print(live_view.frame(url))
+        return
+    try:
+        live_view.watch(url, interval_s, console)
+    except KeyboardInterrupt:
+        typer.echo()
 
 
 @app.command()

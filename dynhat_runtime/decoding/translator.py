@@ -7,10 +7,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from itertools import chain, islice
+from typing import NamedTuple
 
 import torch
 
 from dynhat_runtime.decoding.beam_search import BeamOptions, beam_search
+from dynhat_runtime.decoding.output_guard import Fault, judge
 from dynhat_runtime.decoding.sentences import split_in_two
 from dynhat_runtime.decoding.tokenizer import EOS_ID, PAD_ID, Tokenizer, tokenizer_of
 from dynhat_runtime.model.checkpoint import Bundle
@@ -37,12 +40,51 @@ class LengthLimits:
 
 
 @dataclass(frozen=True, slots=True)
-class SentenceTranslation:
-    """One translated sentence and its size."""
+class TranslatedPart:
+    """What was decoded at once: a sentence, or a part of an over-long one."""
 
+    before: str
+    """White space between it and the part before."""
     text: str
     num_src_tokens: int
     num_tgt_tokens: int
+    fault: Fault | None
+    """The output guard's verdict."""
+
+
+@dataclass(frozen=True, slots=True)
+class SentenceTranslation:
+    """One translated sentence, as the parts it was decoded in."""
+
+    parts: tuple[TranslatedPart, ...]
+
+    @property
+    def text(self) -> str:
+        """The translation."""
+        return "".join(part.before + part.text for part in self.parts)
+
+    @property
+    def num_src_tokens(self) -> int:
+        """Of all parts, with an eos each."""
+        return sum(part.num_src_tokens for part in self.parts)
+
+    @property
+    def num_tgt_tokens(self) -> int:
+        """Of all parts, with an eos each."""
+        return sum(part.num_tgt_tokens for part in self.parts)
+
+    @property
+    def fault(self) -> Fault | None:
+        """What is wrong with it: its first degenerate part's fault."""
+        return next((part.fault for part in self.parts if part.fault is not None), None)
+
+
+class _Source(NamedTuple):
+    """A part as it goes in."""
+
+    before: str
+    text: str
+    ids: list[int]
 
 
 class Translator:
@@ -79,27 +121,33 @@ class Translator:
         Raises:
             SearchCancelledError: `is_cancelled` said so between two steps.
         """
-        parts: list[tuple[int, str, list[int]]] = []
-        for number, sentence in enumerate(sentences):
-            parts += [(number, separator, ids) for separator, ids in self._parts(sentence)]
-        outputs = self._search(sub, [ids for _, _, ids in parts], options, is_cancelled)
-        texts, src_tokens, tgt_tokens = ([""] * len(sentences), [0] * len(sentences), [0] * len(sentences))
-        for (number, separator, ids), tokens in zip(parts, outputs, strict=True):
-            texts[number] += separator + self.tokenizer.decode(tokens)
-            src_tokens[number] += len(ids)
-            tgt_tokens[number] += len(tokens)
-        return [SentenceTranslation(*fields) for fields in zip(texts, src_tokens, tgt_tokens, strict=True)]
+        sources = [self._parts(sentence) for sentence in sentences]
+        flat = list(chain.from_iterable(sources))
+        outputs = self._search(sub, [part.ids for part in flat], options, is_cancelled)
+        translated = iter([self._translated(*pair) for pair in zip(flat, outputs, strict=True)])
+        return [SentenceTranslation(tuple(islice(translated, len(parts)))) for parts in sources]
 
-    def _parts(self, sentence: str) -> list[tuple[str, list[int]]]:
-        """Token ids of a sentence's parts, each with the white space before it."""
+    def part_lengths(self, sentence: str) -> tuple[int, ...]:
+        """Source tokens, with eos, of every part that `sentence` is translated in: one, unless it is over-long."""
+        return tuple(len(part.ids) for part in self._parts(sentence))
+
+    def _parts(self, sentence: str) -> list[_Source]:
+        """A sentence in parts that fit."""
         ids = self.encode(sentence)
         if len(ids) <= self.limits.max_src_tokens:
-            return [("", ids)]
+            return [_Source("", sentence, ids)]
         if len(sentence) < 2:
-            return [("", [*ids[: self.limits.max_src_tokens - 1], EOS_ID])]
+            return [_Source("", sentence, [*ids[: self.limits.max_src_tokens - 1], EOS_ID])]
         first, separator, second = split_in_two(sentence)
-        (_, second_ids), *rest = self._parts(second)
-        return [*self._parts(first), (separator, second_ids), *rest]
+        begin, *rest = self._parts(second)
+        return [*self._parts(first), begin._replace(before=separator), *rest]
+
+    def _translated(self, source: _Source, tokens: tuple[int, ...]) -> TranslatedPart:
+        """A part's output, judged."""
+        text = self.tokenizer.decode(tokens)
+        limit = self.limits.max_tgt_tokens(len(source.ids))
+        fault = judge(source.text, source.ids, text, tokens, limit)
+        return TranslatedPart(source.before, text, len(source.ids), len(tokens), fault)
 
     def _search(
         self,

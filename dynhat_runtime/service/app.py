@@ -5,10 +5,11 @@ from __future__ import annotations
 from fastapi import FastAPI
 
 from dynhat_runtime import __version__
-from dynhat_runtime.service import error_answers, libretranslate, operations
+from dynhat_runtime.service import error_answers, libretranslate, operations, promised
 from dynhat_runtime.service.gate import Gate
 from dynhat_runtime.service.lifecycle import Lifecycle
 from dynhat_runtime.service.limits import RequestLimits
+from dynhat_runtime.service.metrics import Metrics
 
 
 def create_app(lifecycle: Lifecycle, limits: RequestLimits) -> FastAPI:
@@ -25,8 +26,10 @@ def create_app(lifecycle: Lifecycle, limits: RequestLimits) -> FastAPI:
         redoc_url=None,
         redirect_slashes=False,
     )
+    metrics = Metrics(lifecycle)
     error_answers.install(app)
     app.include_router(libretranslate.router(lifecycle, limits))
-    app.include_router(operations.router(lifecycle))
-    app.add_middleware(Gate, lifecycle=lifecycle)
+    app.include_router(promised.router(lifecycle, limits, metrics))
+    app.include_router(operations.router(lifecycle, metrics))
+    app.add_middleware(Gate, lifecycle=lifecycle, metrics=metrics, paths=frozenset(("/", *operations.PATHS)))
     return app

@@ -67,9 +67,11 @@ def _parse_json_object(body: bytes) -> dict[str, Any]:
     try:
         value = json.loads(body)
     except (ValueError, RecursionError):
-        raise RequestError('body is not valid JSON: send an object such as {"q": "Hello."}', "body") from None
+        raise RequestError(
+            'body is not valid JSON: send one object, such as {"name": "value"}', "body"
+        ) from None
     if not isinstance(value, dict):
-        raise RequestError('body is not a JSON object: send an object such as {"q": "Hello."}', "body")
+        raise RequestError('body is not a JSON object: send one, such as {"name": "value"}', "body")
     return value
 
 

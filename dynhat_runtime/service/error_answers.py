@@ -1,6 +1,7 @@
 """Which error becomes which answer: always `{"error": ...}`, never a traceback.
 
 RequestError, UnknownOperatingPointError   400
+PromiseError                               422
 EngineOverloadedError                      429, Retry-After
 EngineStoppedError                         503, Retry-After
 HTTPException (404, 405, 408, 413, 504)    as it says
@@ -19,6 +20,7 @@ from starlette.requests import ClientDisconnect
 from dynhat_runtime.errors import (
     EngineOverloadedError,
     EngineStoppedError,
+    PromiseError,
     RequestError,
     UnknownOperatingPointError,
 )
@@ -40,6 +42,7 @@ def install(app: FastAPI) -> None:
     for error_type, status, headers in (
         (RequestError, 400, None),
         (UnknownOperatingPointError, 400, None),
+        (PromiseError, 422, None),
         (EngineOverloadedError, 429, RETRY_SOON),
         (EngineStoppedError, 503, RETRY_SOON),
     ):

@@ -53,6 +53,11 @@ class Lifecycle:
         return self._serving
 
     @property
+    def loaded(self) -> Serving | None:
+        """What has been loaded, whether or not requests are still taken; None before."""
+        return self._serving
+
+    @property
     def active_point_id(self) -> str:
         """Id of the active operating point, or `NO_POINT`."""
         return NO_POINT if self._serving is None else self._serving.engine.active_point_id

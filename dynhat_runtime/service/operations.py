@@ -8,7 +8,7 @@ from __future__ import annotations
 from typing import Any
 
 from fastapi import APIRouter, Request
-from fastapi.responses import JSONResponse
+from fastapi.responses import JSONResponse, Response
 from starlette.concurrency import run_in_threadpool
 
 from dynhat_runtime import __version__
@@ -16,28 +16,46 @@ from dynhat_runtime.errors import RequestError
 from dynhat_runtime.operating_point import OperatingPointTable
 from dynhat_runtime.service.bodies import read_json_object
 from dynhat_runtime.service.lifecycle import Lifecycle, Serving
+from dynhat_runtime.service.metrics import CONTENT_TYPE, Metrics
+from dynhat_runtime.service.request_fields import show
 from dynhat_runtime.service.schemas import (
+    DecisionsAnswer,
     ErrorAnswer,
     HealthAnswer,
     OperatingPointAnswer,
     OperatingPointsAnswer,
     PointDescription,
+    RefusedPoint,
 )
 
 MAX_BODY_BYTES = 4096
 
+PATHS = (
+    "/translate",
+    "/languages",
+    "/health",
+    "/metrics",
+    "/v1/translate",
+    "/v1/operating-points",
+    "/v1/operating-point",
+    "/v1/decisions",
+    "/openapi.json",
+)
+
 NOT_READY: dict[int | str, dict[str, Any]] = {503: {"model": ErrorAnswer}}
 
 
-def router(lifecycle: Lifecycle) -> APIRouter:
+DEFAULT_DECISIONS, MAX_DECISIONS = 20, 256
+
+
+def router(lifecycle: Lifecycle, metrics: Metrics) -> APIRouter:
     """The operational routes."""
     routes = APIRouter(tags=["operation"])
 
     @routes.get("/")
     async def get_root() -> dict[str, Any]:
         """Name, version, and where to go from here."""
-        paths = ["/translate", "/languages", "/health", "/v1/operating-points", "/v1/operating-point"]
-        return {"name": "dynhat-runtime", "version": __version__, "paths": [*paths, "/openapi.json"]}
+        return {"name": "dynhat-runtime", "version": __version__, "paths": list(PATHS)}
 
     @routes.get("/health", response_model=HealthAnswer, responses={503: {"model": HealthAnswer}})
     async def get_health() -> JSONResponse:
@@ -48,8 +66,11 @@ def router(lifecycle: Lifecycle) -> APIRouter:
     @routes.get("/v1/operating-points", responses=NOT_READY)
     async def get_operating_points() -> OperatingPointsAnswer:
         """All operating points, fastest first."""
-        table = lifecycle.serving.engine.table
-        return OperatingPointsAnswer(points=[PointDescription.of(point, table) for point in table])
+        engine = lifecycle.serving.engine
+        return OperatingPointsAnswer(
+            points=[PointDescription.of(point, engine.table) for point in engine.table],
+            refused=[RefusedPoint(id=point_id, reason=why) for point_id, why in engine.refused.items()],
+        )
 
     @routes.get("/v1/operating-point", responses=NOT_READY)
     async def get_operating_point() -> OperatingPointAnswer:
@@ -67,7 +88,33 @@ def router(lifecycle: Lifecycle) -> APIRouter:
             await run_in_threadpool(serving.control.pin, point)
         return _state(serving)
 
+    @routes.get("/v1/decisions", responses={400: {"model": ErrorAnswer}, **NOT_READY})
+    async def get_decisions(last: str | None = None) -> DecisionsAnswer:
+        """The why-log: the last decisions that changed something, and the latest one, newest last."""
+        control = lifecycle.serving.control
+        return DecisionsAnswer(
+            decisions=[decision.as_dict() for decision in control.decisions(check_last(last))]
+        )
+
+    @routes.get("/metrics", response_class=Response)
+    async def get_metrics() -> Response:
+        """Figures for Prometheus."""
+        return Response(metrics.exposition(), media_type=CONTENT_TYPE)
+
     return routes
+
+
+def check_last(last: str | None) -> int:
+    """How many decisions are asked for.
+
+    Raises:
+        RequestError: It is no number within bounds.
+    """
+    if last is None:
+        return DEFAULT_DECISIONS
+    if not (last.isascii() and last.isdecimal() and len(last) <= 4 and 1 <= int(last) <= MAX_DECISIONS):
+        raise RequestError(f"last {show(last)} cannot be: send a number from 1 to {MAX_DECISIONS}", "last")
+    return int(last)
 
 
 def check_choice(fields: dict[str, Any], table: OperatingPointTable) -> str | None:

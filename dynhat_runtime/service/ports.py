@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from concurrent.futures import Future
 from datetime import datetime
 from typing import Any, Literal, Protocol
 
+from dynhat_runtime.governor.request_choice import RequestChoice, RequestWish
 from dynhat_runtime.operating_point import OperatingPointTable
 from dynhat_runtime.resource_snapshot import ResourceSnapshot
 
@@ -44,12 +45,42 @@ class EnginePort(Protocol):
     def tgt_lang(self) -> str:
         """Code of the language it writes."""
 
-    def submit(self, texts: Sequence[str], *, beam_size: int | None = None) -> Future[Any]:
+    @property
+    def refused(self) -> Mapping[str, str]:
+        """Points that are not served, each with the reason."""
+
+    @property
+    def queue_depth(self) -> int:
+        """Sentences waiting."""
+
+    @property
+    def guard_retries(self) -> Mapping[str, int]:
+        """Requests translated once more because their output was degenerate, by its fault."""
+
+    def count_src_tokens(self, texts: Sequence[str]) -> list[tuple[int, ...]]:
+        """Per text, the length in tokens of everything that is decoded at once."""
+
+    def submit(
+        self,
+        texts: Sequence[str],
+        *,
+        beam_size: int | None = None,
+        point_id: str | None = None,
+        retry_within_ms: float | None = None,
+    ) -> Future[Any]:
         """A future of one `Translated` per text (Any: futures are invariant).
+
+        Args:
+            texts: What to translate.
+            beam_size: Overrides the engine's.
+            point_id: For this request alone; None takes the active point.
+            retry_within_ms: By when a second attempt at degenerate output must be done; None sets no limit, 0
+                forbids it.
 
         Raises:
             EngineOverloadedError: The queue is full.
             EngineStoppedError: The engine is stopping.
+            UnknownOperatingPointError: No such point.
         """
 
 
@@ -76,9 +107,58 @@ class ControlStatusPort(Protocol):
     def snapshot(self) -> ResourceSnapshot | None:
         """The latest reading of the device."""
 
+    @property
+    def policy(self) -> str:
+        """Name of the policy that chooses."""
+
+    @property
+    def slow_down_factor(self) -> float | None:
+        """How much slower than the table says translations are at present; None before the first decision."""
+
+    @property
+    def slow_down_std(self) -> float | None:
+        """How uncertain that is, about a relative error."""
+
+    @property
+    def prediction_error_fraction(self) -> float | None:
+        """Median absolute error of the last predictions, as a share of what was measured; None before any."""
+
+
+class DecisionPort(Protocol):
+    """One entry of the why-log."""
+
+    @property
+    def active_id(self) -> str:
+        """The point that was active when it was decided."""
+
+    @property
+    def point_id(self) -> str:
+        """The point decided on."""
+
+    @property
+    def changed(self) -> bool:
+        """Whether that is another one."""
+
+    @property
+    def reason_code(self) -> str:
+        """The rule that decided."""
+
+    def as_dict(self) -> dict[str, object]:
+        """Everything that was known and weighed, ready for JSON."""
+
 
 class ControlPort(Protocol):
     """A started control loop."""
+
+    def choose(self, wish: RequestWish) -> RequestChoice:
+        """The operating point for one request.
+
+        Raises:
+            UnknownOperatingPointError: The wish names a point that there is not.
+        """
+
+    def decisions(self, last: int) -> Sequence[DecisionPort]:
+        """The newest entries of the why-log, at most `last`, oldest first: the changes, and the latest decision."""
 
     def status(self) -> ControlStatusPort:
         """The present state, as a value."""

@@ -55,6 +55,24 @@ class TranslateAnswer(BaseModel):
     detectedLanguage: DetectedLanguage | list[DetectedLanguage] | None = None
 
 
+class PromisedTranslation(BaseModel):
+    """One text's translation with what was promised; figures are of the whole request."""
+
+    text: str
+    operating_point: str
+    predicted_ms: float
+    elapsed_ms: float
+    """From the request's arrival to the answer."""
+    budget_met: bool | None
+    """`elapsed_ms` is within the request's latency budget; null without one."""
+
+
+class PromisedAnswer(BaseModel):
+    """POST /v1/translate: one translation per text, in the same order."""
+
+    translations: list[PromisedTranslation]
+
+
 class PointDescription(BaseModel):
     """An operating point with everything measured of it."""
 
@@ -74,30 +92,59 @@ class PointDescription(BaseModel):
         return cls(latency_ms=table.reference_latency_ms(point), **dict(point))
 
 
+class RefusedPoint(BaseModel):
+    """A point of the table that is not served."""
+
+    id: str
+    reason: str
+
+
 class OperatingPointsAnswer(BaseModel):
-    """GET /v1/operating-points: fastest first."""
+    """GET /v1/operating-points: fastest first, and those that failed their canary sentences."""
 
     points: list[PointDescription]
+    refused: list[RefusedPoint]
+
+
+class DecisionsAnswer(BaseModel):
+    """GET /v1/decisions: newest last."""
+
+    decisions: list[dict[str, Any]]
 
 
 class OperatingPointAnswer(BaseModel):
     """GET and PUT /v1/operating-point."""
 
     active: PointDescription
+    next_better: str | None
+    """Id of the point that translates next better than the active one; null for the best."""
     mode: Mode
+    policy: str
     since: str
     """UTC, ISO 8601."""
     reason: str
+    slow_down_factor: float | None
+    """How much slower than measured translations are at present; null before the first decision."""
+    slow_down_std: float | None
+    prediction_error_fraction: float | None
+    """Median absolute error of the last predictions; null before any."""
     resources: dict[str, Any] | None
     """The latest resource snapshot, or None before the first."""
 
     @classmethod
     def of(cls, status: ControlStatusPort, table: OperatingPointTable) -> OperatingPointAnswer:
         """Say where the control loop stands."""
+        quality = table.quality_by_id()
+        better = [point_id for point_id in quality if quality[point_id] > quality[status.active_id]]
         return cls(
             active=PointDescription.of(table[status.active_id], table),
+            next_better=min(better, key=quality.__getitem__) if better else None,
             mode=status.mode,
+            policy=status.policy,
             since=status.since_utc.isoformat(timespec="milliseconds"),
             reason=status.reason,
+            slow_down_factor=status.slow_down_factor,
+            slow_down_std=status.slow_down_std,
+            prediction_error_fraction=status.prediction_error_fraction,
             resources=None if status.snapshot is None else status.snapshot.as_dict(),
         )

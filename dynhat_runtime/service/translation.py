@@ -23,9 +23,23 @@ class Translation:
 
 
 async def translate(
-    engine: EnginePort, texts: Sequence[str], request: Request, timeout_s: float
+    engine: EnginePort,
+    texts: Sequence[str],
+    request: Request,
+    timeout_s: float,
+    *,
+    point_id: str | None = None,
+    retry_within_ms: float | None = None,
 ) -> Translation:
     """Translate `texts`; an empty text stays empty and costs the engine nothing.
+
+    Args:
+        engine: What translates.
+        texts: What to translate.
+        request: Whose client may leave.
+        timeout_s: What it may take at most.
+        point_id: The operating point for this request alone; None takes the active one.
+        retry_within_ms: As `EnginePort.submit` has it.
 
     Raises:
         EngineOverloadedError, EngineStoppedError: As the engine says.
@@ -34,19 +48,19 @@ async def translate(
     """
     asked = [text for text in texts if text]
     if not asked:
-        return Translation(tuple(texts), engine.active_point_id)
-    translated = await _submit(engine, asked, request, timeout_s)
+        return Translation(tuple(texts), point_id or engine.active_point_id)
+    future = engine.submit(asked, point_id=point_id, retry_within_ms=retry_within_ms)
+    translated = await _wait_for(asyncio.wrap_future(future), request, timeout_s)
     answers = iter(translated)
     return Translation(
         tuple(next(answers).text if text else "" for text in texts), translated[0].operating_point
     )
 
 
-async def _submit(
-    engine: EnginePort, texts: Sequence[str], request: Request, timeout_s: float
+async def _wait_for(
+    future: asyncio.Future[Sequence[Translated]], request: Request, timeout_s: float
 ) -> Sequence[Translated]:
     """Wait for the engine, the client's patience and the clock, whichever ends first."""
-    future: asyncio.Future[Sequence[Translated]] = asyncio.wrap_future(engine.submit(texts))
     client_left = asyncio.ensure_future(_until_disconnected(request))
     try:
         waited_for: set[asyncio.Future[Any]] = {future, client_left}

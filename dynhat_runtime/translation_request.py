@@ -1,0 +1,169 @@
+"""One caller's texts on their way through the engine: what waits, what is done, and which attempt counts.
+
+A request has one operating point at a time; a second attempt begins anew on a larger one. Knows no queue, no lock
+and no clock.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Mapping
+from concurrent.futures import Future
+from dataclasses import dataclass, field
+
+from dynhat_runtime.decoding.output_guard import Fault
+from dynhat_runtime.decoding.sentences import Segment, join_sentences
+from dynhat_runtime.decoding.translator import SentenceTranslation
+from dynhat_runtime.model.sub_transformer import SubTransformer
+
+Place = tuple[int, int]
+"""(text, segment) of a sentence."""
+
+
+@dataclass(frozen=True, slots=True)
+class TextTranslation:
+    """One translated text of a request.
+
+    Attributes:
+        operating_point: Id of the one point that translated all of it.
+        queue_ms: From submission until its first sentence began.
+        elapsed_ms: From submission until it was done.
+        num_src_tokens: Of its sentences, with an eos each.
+        num_tgt_tokens: Likewise of their translations.
+        num_guard_retries: How often its whole request was translated anew because the output was degenerate.
+    """
+
+    text: str
+    operating_point: str
+    num_sentences: int
+    queue_ms: float
+    elapsed_ms: float
+    num_src_tokens: int = 0
+    num_tgt_tokens: int = 0
+    num_guard_retries: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class ActivePoint:
+    """An operating point ready to translate; the engine holds exactly one as active."""
+
+    id: str
+    sub: SubTransformer
+
+
+@dataclass(frozen=True, slots=True)
+class Attempt:
+    """All sentences of a request as one point translated them."""
+
+    point: ActivePoint
+    translations: Mapping[Place, SentenceTranslation]
+
+    @property
+    def num_faults(self) -> int:
+        """Degenerate sentences."""
+        return sum(sentence.fault is not None for sentence in self.translations.values())
+
+    @property
+    def first_fault(self) -> Fault | None:
+        """The fault of the first degenerate sentence in the order of the texts."""
+        faults = (self.translations[place].fault for place in sorted(self.translations))
+        return next((fault for fault in faults if fault is not None), None)
+
+
+@dataclass(slots=True, eq=False)
+class TranslationRequest:
+    """Texts of one caller, cut into sentences."""
+
+    texts: list[list[Segment]]
+    beam_size: int
+    submitted_s: float
+    future: Future[list[TextTranslation]]
+    own_point: ActivePoint | None = None
+    """The point it asked for; None takes the one active when it begins."""
+    retry_within_ms: float | None = None
+    """From submission, by when a second attempt must be expected to be done; None sets no limit, 0 forbids it."""
+    waiting: deque[Place] = field(init=False)
+    """Sentences still to be translated, in order."""
+    translations: dict[Place, SentenceTranslation] = field(default_factory=dict)
+    num_running: int = 0
+    point: ActivePoint | None = None
+    """What it is translated on, once it has begun."""
+    began_s: float = 0.0
+    attempt_began_s: float = 0.0
+    earlier: Attempt | None = None
+    """The first attempt, while there is a second."""
+
+    def __post_init__(self) -> None:
+        self.waiting = deque(self._places())
+
+    def _places(self) -> list[Place]:
+        """All sentences there are to translate."""
+        return [
+            (number, position)
+            for number, text in enumerate(self.texts)
+            for position, segment in enumerate(text)
+            if segment.is_translatable
+        ]
+
+    @property
+    def is_done(self) -> bool:
+        """All sentences have been translated."""
+        return not self.waiting and not self.num_running
+
+    def point_when_active(self, active: ActivePoint) -> ActivePoint:
+        """What its next sentence is translated on."""
+        return self.point or self.own_point or active
+
+    def begin(self, active: ActivePoint, now_s: float) -> None:
+        """Get the point that it keeps."""
+        self.point = self.point_when_active(active)
+        self.began_s = self.attempt_began_s = now_s
+
+    def attempt(self) -> Attempt:
+        """What has been translated on the present point."""
+        assert self.point is not None
+        return Attempt(self.point, self.translations)
+
+    def begin_again(self, larger: ActivePoint, now_s: float) -> None:
+        """Set the finished first attempt aside and translate everything on `larger`."""
+        self.earlier, self.translations = self.attempt(), {}
+        self.point, self.attempt_began_s = larger, now_s
+        self.waiting = deque(self._places())
+
+    # The less bad attempt is the one with fewer degenerate sentences; of equals the second, as its point is better.
+    def answer(self, now_s: float) -> None:
+        """Give the caller one translation per text, all of them from one attempt."""
+        attempt, earlier = self.attempt(), self.earlier
+        if earlier is not None and earlier.num_faults < attempt.num_faults:
+            attempt = earlier
+        self._answer_with(attempt, now_s)
+
+    def fail(self, error: Exception, now_s: float) -> None:
+        """Give the caller the error, or the first attempt if only the second failed."""
+        if self.earlier is None:
+            self.future.set_exception(error)
+        else:
+            self._answer_with(self.earlier, now_s)
+
+    def _answer_with(self, chosen: Attempt, now_s: float) -> None:
+        self.future.set_result([self._text_result(i, chosen, now_s) for i in range(len(self.texts))])
+
+    def _text_result(self, number: int, chosen: Attempt, now_s: float) -> TextTranslation:
+        text = self.texts[number]
+        translated = {
+            position: sentence for (of, position), sentence in chosen.translations.items() if of == number
+        }
+        sentences = [
+            translated[position].text if position in translated else segment.sentence
+            for position, segment in enumerate(text)
+        ]
+        return TextTranslation(
+            text=join_sentences(text, sentences),
+            operating_point=chosen.point.id,
+            num_sentences=len(translated),
+            queue_ms=(self.began_s - self.submitted_s) * 1e3,
+            elapsed_ms=(now_s - self.submitted_s) * 1e3,
+            num_src_tokens=sum(sentence.num_src_tokens for sentence in translated.values()),
+            num_tgt_tokens=sum(sentence.num_tgt_tokens for sentence in translated.values()),
+            num_guard_retries=0 if self.earlier is None else 1,
+        )

@@ -1,0 +1,401 @@
+"""The engine on behalf of single requests: a point of their own, a second attempt, canaries, and what is observed."""
+
+from __future__ import annotations
+
+import logging
+import random
+import threading
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
+from typing import Any
+
+import pytest
+
+from dynhat_runtime.decoding.beam_search import BeamOptions
+from dynhat_runtime.decoding.canary import CANARIES
+from dynhat_runtime.decoding.output_guard import Fault
+from dynhat_runtime.decoding.tokenizer import SentencePieceTokenizer
+from dynhat_runtime.decoding.translator import LengthLimits, SentenceTranslation, Translator
+from dynhat_runtime.engine import ActivePoint, TranslationEngine
+from dynhat_runtime.errors import UnknownOperatingPointError
+from dynhat_runtime.model.checkpoint import SENTENCEPIECE_MODEL, Bundle
+from dynhat_runtime.model.sub_transformer import SubTransformer
+from dynhat_runtime.observation import Observation
+from tests.tiny_bundle import POINT_IDS, SENTENCES
+
+PATIENCE_S = 30.0
+CANARY = CANARIES["en"][-1]
+
+FaultOf = Callable[[str, str], Fault | None]
+"""(point, sentence) -> what the guard is made to say of its translation."""
+
+
+class JudgedTranslator(Translator):
+    """The real translator with verdicts of our own; notes each batch, and waits at a gate before it begins one."""
+
+    def __init__(self, tokenizer: SentencePieceTokenizer, fault_of: FaultOf) -> None:
+        super().__init__(tokenizer, LengthLimits(max_src_tokens=24))
+        self.names: dict[int, str] = {}
+        self.fault_of = fault_of
+        self.batches: list[tuple[str, tuple[str, ...]]] = []
+        self.failing: set[str] = set()
+        self.gate: threading.Semaphore | None = None
+        self.began = threading.Semaphore(0)
+
+    def translate(
+        self, sub: SubTransformer, sentences: Sequence[str], options: BeamOptions, **more: Any
+    ) -> list[SentenceTranslation]:
+        """Note, wait, translate, judge."""
+        name = self.names[id(sub)]
+        self.batches.append((name, tuple(sentences)))
+        self.began.release()
+        if self.gate is not None:
+            assert self.gate.acquire(timeout=PATIENCE_S)
+        if name in self.failing:
+            raise RuntimeError("broken batch")
+        outputs = super().translate(sub, sentences, options, **more)
+        return [
+            SentenceTranslation(
+                tuple(replace(part, fault=self.fault_of(name, sentence)) for part in output.parts)
+            )
+            for sentence, output in zip(sentences, outputs, strict=True)
+        ]
+
+
+class Bench:
+    """A running engine on the tiny bundle, all points guarded, its translator and what it observed."""
+
+    def __init__(self, bundle: Bundle, fault_of: FaultOf = lambda _point, _sentence: None) -> None:
+        super_transformer, table = bundle.super_transformer(), bundle.table()
+        self.translator = JudgedTranslator(
+            SentencePieceTokenizer(bundle.text_file(SENTENCEPIECE_MODEL)), fault_of
+        )
+        points = [ActivePoint(point.id, super_transformer.extract(point.config)) for point in table]
+        self.translator.names = {id(point.sub): point.id for point in points}
+        self.observations: list[Observation] = []
+        self.observe: Callable[[Observation], None] = self.observations.append
+        self.engine = TranslationEngine(
+            self.translator,
+            points,
+            table,
+            ("en", "de"),
+            beam_size=2,
+            guarded_ids=POINT_IDS,
+            on_finished=lambda observation: self.observe(observation),
+        )
+        self.engine.start()
+
+    def translate(self, text: str, **options: Any) -> Any:
+        """One text's translation."""
+        return self.engine.submit([text], **options).result(PATIENCE_S)[0]
+
+    def until(self, probe: Callable[[], bool]) -> None:
+        """Return when it is true."""
+        deadline_s = time.monotonic() + PATIENCE_S
+        while not probe():
+            assert time.monotonic() < deadline_s, "it never happened"
+            time.sleep(0.002)
+
+    def until_observed(self, number: int) -> None:
+        """Return when so many batches were observed."""
+        self.until(lambda: len(self.observations) >= number)
+
+
+@pytest.fixture
+def make(tiny_bundle: Bundle) -> Iterator[Callable[..., Bench]]:
+    """Makes benches and sees to their end."""
+    benches: list[Bench] = []
+
+    def make(*arguments: Any) -> Bench:
+        benches.append(Bench(tiny_bundle, *arguments))
+        return benches[-1]
+
+    yield make
+    for bench in benches:
+        gate, bench.translator.gate = bench.translator.gate, None
+        if gate is not None:
+            gate.release(100)
+        bench.engine.stop(PATIENCE_S)
+
+
+@pytest.fixture
+def bench(make: Callable[..., Bench]) -> Bench:
+    """One where the guard has nothing to say."""
+    return make()
+
+
+# --- a point of its own ---
+
+
+def test_a_request_with_a_point(bench: Bench) -> None:
+    """A request that names a point is translated on it, and the active point stays for the others."""
+    assert bench.translate(SENTENCES[0], point_id="small").operating_point == "small"
+    assert bench.translate(SENTENCES[0]).operating_point == "large"
+    assert bench.engine.active_point_id == "large"
+
+
+def test_a_point_there_is_not(bench: Bench) -> None:
+    """An unknown point is refused at once, naming those there are."""
+    with pytest.raises(UnknownOperatingPointError, match=r"'huge'.*small, middle, large"):
+        bench.engine.submit([SENTENCES[0]], point_id="huge")
+
+
+def test_points_never_share_a_batch(bench: Bench) -> None:
+    """Requests that wait together are batched by point, whoever chose it; the order within a point stays."""
+    bench.translator.gate = threading.Semaphore(0)
+    first = bench.engine.submit([SENTENCES[0]])
+    assert bench.translator.began.acquire(timeout=PATIENCE_S)
+    wanted = [None, "small", "large", "small", None]
+    others = [
+        bench.engine.submit([sentence], point_id=point_id)
+        for sentence, point_id in zip(SENTENCES[1:], wanted, strict=False)
+    ]
+    bench.translator.gate.release(10)
+    answered = [future.result(PATIENCE_S)[0].operating_point for future in [first, *others]]
+    assert answered == ["large", "large", "small", "large", "small", "large"]
+    assert bench.translator.batches[1:] == [
+        ("large", (SENTENCES[1], SENTENCES[3], SENTENCES[5])),
+        ("small", (SENTENCES[2], SENTENCES[4])),
+    ]
+
+
+def test_a_thousand_switches_harm_nobody(bench: Bench) -> None:
+    """While the active point switches 1,000 times, none of the requests with and without a point fails, none sees
+    two points, and each says what its point says."""
+    text = SENTENCES[0]
+    expected = {point_id: bench.translate(text, point_id=point_id).text for point_id in POINT_IDS}
+    assert len(set(expected.values())) == 3
+    rng = random.Random(5)
+    done = threading.Event()
+    switches: list[str] = []
+
+    def switch() -> None:
+        while not done.is_set():
+            switches.append(rng.choice(POINT_IDS))
+            bench.engine.switch_to(switches[-1])
+            time.sleep(0.0005)
+
+    switcher = threading.Thread(target=switch)
+    switcher.start()
+    answers: list[tuple[str | None, Any]] = []
+    while len(switches) < 1000 or len(answers) < 60:
+        own = [None, *POINT_IDS][len(answers) % 4]
+        futures = [bench.engine.submit([text, text], point_id=point_id) for point_id in (None, own, None)]
+        answers += [
+            (point_id, future.result(PATIENCE_S))
+            for point_id, future in zip((None, own, None), futures, strict=True)
+        ]
+    done.set()
+    switcher.join()
+    assert {first.operating_point for own, (first, _) in answers if own is None} == set(POINT_IDS)
+    for own, (first, second) in answers:
+        assert first.operating_point == second.operating_point
+        assert own in (None, first.operating_point)
+        assert first.text == second.text == expected[first.operating_point]
+
+
+# --- sizes ---
+
+
+def test_tokens_are_counted_as_they_are_decoded(bench: Bench) -> None:
+    """The lengths counted beforehand are those translated: per sentence, parts of an over-long one apart."""
+    long = ", ".join(["the old book"] * 30)
+    texts = [f"{SENTENCES[0]} {SENTENCES[1]}", "42", "", long]
+    counted = bench.engine.count_src_tokens(texts)
+    translated = bench.engine.submit(texts).result(PATIENCE_S)
+    assert [sum(lengths) for lengths in counted] == [text.num_src_tokens for text in translated]
+    assert [len(lengths) for lengths in counted[:3]] == [2, 0, 0]
+    assert len(counted[3]) > 1
+    assert max(counted[3]) <= 24
+    assert all(text.num_tgt_tokens > 0 for text in translated if text.num_sentences)
+
+
+# --- what is observed ---
+
+
+def test_every_batch_is_observed(bench: Bench) -> None:
+    """After a batch the observer hears its point, its rows, its longest source and output, beam and time."""
+    before_s = time.monotonic()
+    translated = bench.engine.submit(list(SENTENCES[:3]), beam_size=1, point_id="middle").result(PATIENCE_S)
+    bench.until_observed(1)
+    (observation,) = bench.observations
+    assert (observation.point_id, observation.num_sentences, observation.beam_size) == ("middle", 3, 1)
+    assert observation.num_src_tokens == max(text.num_src_tokens for text in translated)
+    assert observation.num_tgt_tokens == max(text.num_tgt_tokens for text in translated)
+    assert before_s < observation.monotonic_s <= time.monotonic()
+    assert 0 < observation.elapsed_ms <= min(text.elapsed_ms for text in translated)
+    assert not observation.is_canary
+
+
+def test_parts_count_as_rows(bench: Bench) -> None:
+    """An over-long sentence is observed as the rows it was decoded in."""
+    long = ", ".join(["the old book"] * 30)
+    bench.translate(long)
+    bench.until_observed(1)
+    (lengths,) = bench.engine.count_src_tokens([long])
+    assert bench.observations[0].num_sentences == len(lengths)
+    assert bench.observations[0].num_src_tokens == max(lengths)
+
+
+def test_a_failing_observer_harms_nobody(bench: Bench, caplog: pytest.LogCaptureFixture) -> None:
+    """An observer that raises fails no request, and is complained of once."""
+
+    def fail(observation: Observation) -> None:
+        bench.observations.append(observation)
+        raise RuntimeError("deaf")
+
+    bench.observe = fail
+    with caplog.at_level(logging.ERROR):
+        for _ in range(3):
+            assert bench.translate(SENTENCES[0]).text
+        bench.until_observed(3)
+        bench.engine.stop(PATIENCE_S)
+    assert [record.getMessage() for record in caplog.records] == [
+        "observer of finished batches failed; this is logged once"
+    ]
+
+
+# --- canaries ---
+
+
+def test_canary(bench: Bench) -> None:
+    """On an idle engine a canary is translated on the active point and observed as one."""
+    bench.engine.switch_to("small")
+    assert bench.engine.run_canary()
+    bench.until_observed(1)
+    assert bench.translator.batches == [("small", (CANARY,))]
+    assert bench.observations[0].is_canary
+    assert bench.engine.queue_depth == 0
+    assert bench.translate(SENTENCES[0]).text
+
+
+def test_no_canary_beside_requests(bench: Bench) -> None:
+    """While a request is translated, or another canary is, none is taken."""
+    bench.translator.gate = threading.Semaphore(0)
+    future = bench.engine.submit([SENTENCES[0]])
+    assert bench.translator.began.acquire(timeout=PATIENCE_S)
+    assert not bench.engine.run_canary()
+    bench.translator.gate.release()
+    future.result(PATIENCE_S)
+    bench.until_observed(1)
+    assert bench.engine.run_canary()
+    assert not bench.engine.run_canary()
+    bench.translator.gate.release()
+    bench.until_observed(2)
+    assert [sentences for _, sentences in bench.translator.batches] == [(SENTENCES[0],), (CANARY,)]
+
+
+def test_a_request_breaks_a_canary_off(bench: Bench) -> None:
+    """A request that arrives during a canary goes first: the canary is dropped and not observed."""
+    bench.translator.gate = threading.Semaphore(0)
+    assert bench.engine.run_canary()
+    assert bench.translator.began.acquire(timeout=PATIENCE_S)
+    future = bench.engine.submit([SENTENCES[0]])
+    bench.translator.gate.release(2)
+    assert future.result(PATIENCE_S)[0].text
+    bench.until_observed(1)
+    assert [observation.is_canary for observation in bench.observations] == [False]
+    bench.translator.gate.release(1)
+    assert bench.engine.run_canary()
+    bench.until_observed(2)
+
+
+def test_a_broken_canary(bench: Bench, caplog: pytest.LogCaptureFixture) -> None:
+    """A canary that fails is logged, and the engine goes on."""
+    bench.translator.failing = {"large"}
+    with caplog.at_level(logging.ERROR):
+        assert bench.engine.run_canary()
+        bench.until(lambda: bool(caplog.records))
+    assert "canary sentence failed on operating point large" in caplog.text
+    assert bench.translate(SENTENCES[0], point_id="small").text
+    bench.engine.switch_to("small")
+    bench.until(bench.engine.run_canary)
+    bench.until_observed(2)
+
+
+def test_no_canary_in_a_stopped_engine(bench: Bench) -> None:
+    """An engine that stops takes none, and a canary does not hold the stop up."""
+    bench.engine.stop(PATIENCE_S)
+    assert not bench.engine.run_canary()
+
+
+# --- the guard ---
+
+
+def test_degenerate_output_is_tried_again(make: Callable[..., Bench]) -> None:
+    """A request with a degenerate sentence is translated again, all of it, on the next larger point, and says so."""
+    bench = make(
+        lambda point, sentence: "repetition" if (point, sentence) == ("small", SENTENCES[1]) else None
+    )
+    texts = [SENTENCES[0], f"{SENTENCES[1]} {SENTENCES[2]}"]
+    answers = bench.engine.submit(texts, point_id="small").result(PATIENCE_S)
+    expected = [bench.translate(text, point_id="middle").text for text in texts]
+    assert [answer.operating_point for answer in answers] == ["middle", "middle"]
+    assert [answer.text for answer in answers] == expected
+    assert [answer.num_guard_retries for answer in answers] == [1, 1]
+    assert [answer.num_sentences for answer in answers] == [1, 2]
+    assert bench.engine.guard_retries["repetition"] == 1
+    assert sum(bench.engine.guard_retries.values()) == 1
+    assert bench.engine.queue_depth == 0
+
+
+def test_only_one_retry(make: Callable[..., Bench]) -> None:
+    """When the second attempt is as bad, it is kept and there is no third."""
+    bench = make(lambda _point, _sentence: "too_long")
+    answer = bench.translate(SENTENCES[0], point_id="small")
+    assert (answer.operating_point, answer.num_guard_retries) == ("middle", 1)
+    assert [name for name, _ in bench.translator.batches] == ["small", "middle"]
+
+
+def test_the_less_bad_is_kept(make: Callable[..., Bench]) -> None:
+    """When the second attempt has more degenerate sentences than the first, the first is the answer."""
+    bench = make(lambda point, sentence: "copied" if point == "middle" or sentence == SENTENCES[0] else None)
+    text = " ".join(SENTENCES[:3])
+    answer = bench.translate(text, point_id="small")
+    assert (answer.operating_point, answer.num_guard_retries) == ("small", 1)
+    assert answer.text == bench.translate(text, point_id="small", retry_within_ms=0).text
+
+
+def test_the_best_point_is_not_retried(make: Callable[..., Bench]) -> None:
+    """Where there is no larger point there is no second attempt."""
+    bench = make(lambda _point, _sentence: "empty")
+    assert bench.translate(SENTENCES[0]).num_guard_retries == 0
+    assert sum(bench.engine.guard_retries.values()) == 0
+
+
+def test_no_retry_beyond_the_budget(make: Callable[..., Bench]) -> None:
+    """A second attempt that would be late is not made; one with time enough is."""
+    bench = make(lambda point, _sentence: "copied" if point == "small" else None)
+    for budget_ms, num_retries in ((0, 0), (0.01, 0), (60_000, 1)):
+        answer = bench.translate(SENTENCES[0], point_id="small", retry_within_ms=budget_ms)
+        assert answer.num_guard_retries == num_retries
+    assert bench.engine.guard_retries["copied"] == 1
+
+
+def test_a_retry_that_breaks(make: Callable[..., Bench]) -> None:
+    """When the second attempt fails, the first is the answer: the guard never makes a request fail."""
+    bench = make(lambda _point, _sentence: "repetition")
+    bench.translator.failing = {"middle"}
+    answer = bench.translate(SENTENCES[0], point_id="small")
+    assert (answer.operating_point, answer.num_guard_retries) == ("small", 1)
+    assert bench.engine.queue_depth == 0
+
+
+def test_neighbours_of_a_retry(make: Callable[..., Bench]) -> None:
+    """Requests that shared the degenerate one's batch are answered from it, and are not translated again."""
+    bench = make(
+        lambda point, sentence: "repetition" if (point, sentence) == ("small", SENTENCES[1]) else None
+    )
+    bench.engine.switch_to("small")
+    bench.translator.gate = threading.Semaphore(0)
+    first = bench.engine.submit([SENTENCES[0]])
+    assert bench.translator.began.acquire(timeout=PATIENCE_S)
+    bad, good = bench.engine.submit([SENTENCES[1]]), bench.engine.submit([SENTENCES[2]])
+    bench.translator.gate.release(10)
+    answers = [future.result(PATIENCE_S)[0] for future in (first, bad, good)]
+    assert [answer.operating_point for answer in answers] == ["small", "middle", "small"]
+    assert bench.translator.batches[1:] == [
+        ("small", (SENTENCES[1], SENTENCES[2])),
+        ("middle", (SENTENCES[1],)),
+    ]

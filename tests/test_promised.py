@@ -1,0 +1,305 @@
+"""POST /v1/translate against a fake engine and control loop: the promise, the answer, and every bad input."""
+
+from __future__ import annotations
+
+import json
+import threading
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+from fastapi.testclient import TestClient
+
+from dynhat_runtime.service.app import create_app
+from dynhat_runtime.service.lifecycle import Lifecycle, Serving
+from dynhat_runtime.service.limits import RequestLimits
+from tests.service_fakes import FakeControl, FakeEngine, make_table, overloaded
+
+LIMITS = RequestLimits(char_limit=100, batch_limit=4, timeout_s=10)
+HELLO = {"text": ["Hello there."], "source": "en", "target": "de"}
+
+
+@pytest.fixture
+def engine() -> Iterator[FakeEngine]:
+    """An engine that answers at once; p1, p2 and p3 are predicted to take 10, 20 and 30 ms."""
+    engine = FakeEngine()
+    yield engine
+    engine.go.set()
+
+
+@pytest.fixture
+def control(engine: FakeEngine) -> FakeControl:
+    """Its control loop."""
+    return FakeControl(engine)
+
+
+@pytest.fixture
+def client(engine: FakeEngine, control: FakeControl) -> TestClient:
+    """A client of a daemon that is ready."""
+    lifecycle = Lifecycle()
+    lifecycle.ready(Serving(engine, control))
+    return TestClient(create_app(lifecycle, LIMITS))
+
+
+def ask(client: TestClient, **changes: Any) -> Any:
+    """POST /v1/translate with HELLO changed, NaN and all; a change to ... removes the field."""
+    fields = {name: value for name, value in {**HELLO, **changes}.items() if value is not ...}
+    return client.post(
+        "/v1/translate", content=json.dumps(fields), headers={"Content-Type": "application/json"}
+    )
+
+
+def check_refusal(response: Any, status: int, *words: str) -> None:
+    """`{"error": str}` and nothing else, in one line, with these words in it."""
+    assert response.status_code == status, response.text
+    assert list(response.json()) == ["error"]
+    for word in words:
+        assert word in response.json()["error"]
+    assert "\n" not in response.json()["error"]
+
+
+# --- the answer ---
+
+
+def test_the_answer(client: TestClient) -> None:
+    """One translation per text with point, prediction, time and verdict, the point in the header, nothing else."""
+    response = ask(client, text=["a", "b c"], latency_budget_ms=600_000)
+    assert response.status_code == 200
+    translations = response.json().pop("translations")
+    assert list(response.json()) == ["translations"]
+    assert [translation["text"] for translation in translations] == ["A", "B C"]
+    for translation in translations:
+        assert set(translation) == {"text", "operating_point", "predicted_ms", "elapsed_ms", "budget_met"}
+        assert translation["operating_point"] == "p3"
+        assert translation["predicted_ms"] == 30
+        assert translation["elapsed_ms"] > 0
+        assert translation["budget_met"] is True
+    assert response.headers["X-Operating-Point"] == "p3"
+
+
+def test_a_single_text(client: TestClient) -> None:
+    """A single string is a list of one."""
+    assert [t["text"] for t in ask(client, text="a").json()["translations"]] == ["A"]
+
+
+def test_without_a_wish(client: TestClient, engine: FakeEngine) -> None:
+    """Without a wish the active point translates, and no budget was met or missed."""
+    engine.active_point_id = "p2"
+    (translation,) = ask(client).json()["translations"]
+    assert (translation["operating_point"], translation["budget_met"]) == ("p2", None)
+
+
+@pytest.mark.parametrize(
+    ("wish", "point"),
+    [
+        ({"latency_budget_ms": 25}, "p2"),
+        ({"latency_budget_ms": 10.0}, "p1"),
+        ({"min_quality": 22}, "p3"),
+        ({"point": "p2"}, "p2"),
+        ({"point": "p3", "latency_budget_ms": 5}, "p3"),
+        ({"latency_budget_ms": 5}, "p1"),
+        ({"latency_budget_ms": 25, "min_quality": 23}, "p1"),
+        ({"latency_budget_ms": None, "min_quality": None, "point": None, "strict": None}, "p1"),
+    ],
+)
+def test_a_wish_picks_a_point(
+    client: TestClient, engine: FakeEngine, wish: dict[str, Any], point: str
+) -> None:
+    """Budget, quality or name pick the point of this request, the fastest if none will do; the active one stays."""
+    response = ask(client, **wish)
+    assert response.json()["translations"][0]["operating_point"] == point
+    assert response.headers["X-Operating-Point"] == point
+    assert engine.active_point_id == "p1"
+
+
+def test_a_missed_budget_is_said(client: TestClient, engine: FakeEngine) -> None:
+    """A translation that took longer than its budget says so, whatever was predicted."""
+    engine.go.clear()
+    original = engine.submit
+
+    def submit_slowly(*args: Any, **kwargs: Any) -> Any:
+        threading.Timer(0.05, engine.go.set).start()
+        return original(*args, **kwargs)
+
+    engine.submit = submit_slowly  # type: ignore[method-assign]
+    (translation,) = ask(client, latency_budget_ms=20).json()["translations"]
+    assert translation["predicted_ms"] == 20
+    assert translation["elapsed_ms"] > 20
+    assert translation["budget_met"] is False
+
+
+def test_what_the_control_loop_is_asked(client: TestClient, engine: FakeEngine, control: FakeControl) -> None:
+    """The wish carries the lengths of all sentences, what waits before them, and what was asked for."""
+    engine.queue_depth = 7
+    ask(client, text=["a b", "", "c", "42"], latency_budget_ms=25, min_quality=21, point="p2")
+    (wish,) = control.wishes
+    assert (wish.num_src_tokens, wish.num_sentences_ahead) == ((3, 2), 7)
+    assert (wish.latency_budget_ms, wish.min_quality, wish.point_id) == (25, 21, "p2")
+
+
+def test_retries_stay_within_the_budget(client: TestClient, engine: FakeEngine) -> None:
+    """A second attempt may take what the budget leaves, any time without one, and never leaves a named point."""
+    ask(client)
+    ask(client, latency_budget_ms=500)
+    ask(client, latency_budget_ms=500, point="p1")
+    free, within, named = engine.retries_within_ms
+    assert (free, named) == (None, 0)
+    assert within is not None
+    assert 0 < within <= 500
+
+
+@pytest.mark.parametrize("text", [[""], ["42"], ["", ""]])
+def test_nothing_to_translate(client: TestClient, control: FakeControl, text: list[str]) -> None:
+    """Texts without a sentence come back as they are, at once, on the active or the named point."""
+    answers = ask(client, text=text, latency_budget_ms=5).json()["translations"]
+    assert [answer["text"] for answer in answers] == text
+    assert {(answer["predicted_ms"], answer["budget_met"]) for answer in answers} <= {(0, True), (0, False)}
+    assert ask(client, text=text, point="p2").headers["X-Operating-Point"] == "p2"
+    assert control.wishes == []
+
+
+def test_long_texts_do_not_hold_others_up(engine: FakeEngine, control: FakeControl) -> None:
+    """A text too long to be counted at once is counted off the event loop's thread."""
+    threads: set[str] = set()
+    original = control.choose
+
+    def choose(wish: Any) -> Any:
+        threads.add(threading.current_thread().name)
+        return original(wish)
+
+    control.choose = choose  # type: ignore[method-assign]
+    lifecycle = Lifecycle()
+    lifecycle.ready(Serving(engine, control))
+    with TestClient(create_app(lifecycle, RequestLimits())) as client:
+        assert ask(client, text="word " * 100).status_code == 200
+        (loop_thread,) = threads
+        assert ask(client, text="word " * 900).status_code == 200
+    assert len(threads) == 2
+    assert loop_thread in threads
+
+
+# --- strict ---
+
+
+def test_strict_and_met(client: TestClient) -> None:
+    """A strict request that is expected to be met is translated."""
+    response = ask(client, latency_budget_ms=25, strict=True)
+    assert response.json()["translations"][0]["operating_point"] == "p2"
+
+
+@pytest.mark.parametrize(
+    "wish",
+    [
+        {"latency_budget_ms": 5},
+        {"min_quality": 30},
+        {"latency_budget_ms": 25, "min_quality": 23},
+        {"point": "p3", "latency_budget_ms": 25},
+        {"point": "p2", "min_quality": 23},
+    ],
+)
+def test_strict_and_not_met(client: TestClient, engine: FakeEngine, wish: dict[str, Any]) -> None:
+    """A strict request that nothing is expected to meet is 422, naming the fastest point and what it would take."""
+    response = ask(client, **wish, strict=True)
+    check_refusal(
+        response,
+        422,
+        "the fastest, p1, is predicted to take 10.0 ms",
+        "which does not do",
+        "leave strict out",
+    )
+    assert engine.submitted == []
+
+
+# --- bad input ---
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"text": ...}, ["text is missing"]),
+        ({"text": []}, ["text is an empty list", "1 to 4 texts"]),
+        ({"text": 5}, ["text is 5, not a string"]),
+        ({"text": ["a", None]}, ["text[1] is None"]),
+        ({"text": ["a"] * 5}, ["text holds 5 texts"]),
+        ({"text": "x" * 101}, ["text holds 101 characters", "100 characters"]),
+        ({"text": "\ud83d"}, ["text holds half a surrogate pair"]),
+        ({"source": ...}, ["source is missing", "'en'"]),
+        ({"source": "auto"}, ["source 'auto'", "'en'"]),
+        ({"target": "en"}, ["target 'en'", "'de'"]),
+        ({"latency_budget_ms": 0}, ["latency_budget_ms 0 ", "above 0", "600000"]),
+        ({"latency_budget_ms": -5}, ["latency_budget_ms -5 "]),
+        ({"latency_budget_ms": float("nan")}, ["latency_budget_ms nan "]),
+        ({"latency_budget_ms": float("inf")}, ["latency_budget_ms inf "]),
+        ({"latency_budget_ms": 600_001}, ["latency_budget_ms 600001 "]),
+        ({"latency_budget_ms": 10**400}, ["latency_budget_ms 1000"]),
+        ({"latency_budget_ms": "50"}, ["latency_budget_ms '50' "]),
+        ({"latency_budget_ms": True}, ["latency_budget_ms True "]),
+        ({"latency_budget_ms": [50]}, ["latency_budget_ms [50] "]),
+        ({"min_quality": 0}, ["min_quality 0 "]),
+        ({"min_quality": 101}, ["min_quality 101 ", "at most 100"]),
+        ({"min_quality": float("nan")}, ["min_quality nan "]),
+        ({"min_quality": "good"}, ["min_quality 'good' "]),
+        ({"point": "p9"}, ["point 'p9' is unknown", "p1, p2, p3"]),
+        ({"point": 2}, ["point 2 is unknown", "p1, p2, p3"]),
+        ({"point": ["p1"]}, ["point ['p1'] is unknown"]),
+        ({"strict": 1, "latency_budget_ms": 50}, ["strict 1 ", "true or false"]),
+        ({"strict": "yes", "latency_budget_ms": 50}, ["strict 'yes' "]),
+        ({"strict": True}, ["strict true has nothing to hold to", "latency_budget_ms"]),
+        ({"strict": True, "point": "p1"}, ["strict true has nothing to hold to"]),
+        ({"latency_budget": 50}, ["field 'latency_budget' is unknown", "latency_budget_ms"]),
+        ({"q": "a"}, ["field 'q' is unknown"]),
+    ],
+)
+def test_bad_fields(
+    client: TestClient, engine: FakeEngine, changes: dict[str, Any], words: list[str]
+) -> None:
+    """A bad field is refused with 400, naming it, its value and what it may be; nothing is translated."""
+    response = ask(client, **changes)
+    check_refusal(response, 400, *words)
+    assert response.headers["X-Operating-Point"] == "p1"
+    assert engine.submitted == []
+
+
+def test_a_refused_point(client: TestClient, engine: FakeEngine) -> None:
+    """A point that failed its canaries says so when it is asked for."""
+    engine.refused = {"p9": "canary sentence 'a' came out as 'bbb'"}
+    check_refusal(ask(client, point="p9"), 400, "point 'p9' is refused", "came out as 'bbb'")
+
+
+def test_quality_that_nobody_measured() -> None:
+    """A lowest quality is refused where no point has a BLEU."""
+    table = make_table()
+    points = tuple(point.model_copy(update={"bleu": None}) for point in table)
+    engine = FakeEngine(table.model_copy(update={"points": points}))
+    lifecycle = Lifecycle()
+    lifecycle.ready(Serving(engine, FakeControl(engine)))
+    response = ask(TestClient(create_app(lifecycle, LIMITS)), min_quality=20)
+    check_refusal(response, 400, "min_quality 20 cannot be judged", "leave it out")
+
+
+@pytest.mark.parametrize(
+    ("content", "content_type", "word"),
+    [
+        (b"{", "application/json", "not valid JSON"),
+        (b"[]", "application/json", "not a JSON object"),
+        (b"text=a&source=en&target=de", "application/x-www-form-urlencoded", "application/json"),
+        (b"x" * 100_000, "application/json", "text may hold 100 characters"),
+    ],
+)
+def test_bad_bodies(client: TestClient, content: bytes, content_type: str, word: str) -> None:
+    """A body that is no JSON object, or larger than any within the limits, is refused with 400."""
+    response = client.post("/v1/translate", content=content, headers={"Content-Type": content_type})
+    check_refusal(response, 400, word)
+
+
+def test_a_full_queue(client: TestClient, engine: FakeEngine) -> None:
+    """A full queue is 429 as on /translate."""
+    engine.failure = overloaded()
+    check_refusal(ask(client), 429, "queue is full")
+
+
+def test_not_ready() -> None:
+    """Before the model is loaded the answer is 503, and GET is not possible."""
+    client = TestClient(create_app(Lifecycle(), LIMITS))
+    check_refusal(ask(client), 503, "loading")
+    assert client.get("/v1/translate").status_code == 405
