@@ -20,7 +20,7 @@ def meminfo(total_kb: int, available_kb: int) -> str:
     """What /proc/meminfo says of so much memory; the lines psutil asks for."""
     rest = {"MemFree": 1, "Buffers": 0, "Cached": 0, "Shmem": 0, "Active": 0, "Inactive": 0}
     lines = {"MemTotal": total_kb, **rest, "MemAvailable": available_kb}
-    return "".join(f"{name}: {kb} kB\n" for name, kb in lines.items())
+    return "\n".join(f"{name}: {kb} kB" for name, kb in lines.items())
 
 
 HOST = {
