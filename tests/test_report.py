@@ -16,7 +16,7 @@ from dynhat_runtime.model.super_transformer import SuperTransformer
 from dynhat_runtime.offline.figure_cache import FigureCache
 from dynhat_runtime.offline.paper_figures import TABLE_I, TABLE_II_GPU
 from dynhat_runtime.offline.paper_points import PaperPoints
-from dynhat_runtime.offline.report import folder_of, write_report
+from dynhat_runtime.offline.report import earlier_report, folder_of, write_report
 from dynhat_runtime.offline.report_figures import (
     FigureMaker,
     ReducedSpace,
@@ -178,6 +178,38 @@ def test_what_was_not_measured_says_how(figures: ReportFigures, tmp_path: Path) 
     assert "dynhat report --alone POINT=BUNDLE" in text
     assert "dynhat report --reduced BUNDLE" in text
     assert "figure-5" not in text
+
+
+def test_a_comparison_stays_with_its_date_until_it_is_measured_again(
+    figures: ReportFigures, tmp_path: Path
+) -> None:
+    """A later report without its models keeps it, and one with them replaces it; another device's is not taken."""
+    write_report(figures, tmp_path)
+    earlier = earlier_report(figures.device.name, tmp_path)
+    assert earlier is not None
+    bare = figures.model_copy(
+        update={"alone": None, "reduced": None, "reduced_space": None, "written_at": "2031-01-01"}
+    )
+    kept = bare.with_comparisons_of(earlier)
+    page = write_report(kept, tmp_path).read_text()
+    assert page.count(f"Measured {figures.written_at}, with the operating points of that day") == 2
+    assert "Not measured" not in page
+    once_more = bare.with_comparisons_of(kept)
+    assert once_more.alone is not None
+    assert once_more.alone.measured_at == figures.written_at
+    assert figures.with_comparisons_of(kept) == figures
+    elsewhere = bare.model_copy(update={"device": figures.device.model_copy(update={"name": "another"})})
+    assert elsewhere.with_comparisons_of(earlier) == elsewhere
+
+
+def test_an_earlier_report_that_is_none_is_named(figures: ReportFigures, tmp_path: Path) -> None:
+    """The message says what to do; no report at all is no trouble."""
+    assert earlier_report(figures.device.name, tmp_path) is None
+    folder = folder_of(figures.device.name, tmp_path)
+    folder.mkdir()
+    (folder / "figures.json").write_text("{}")
+    with pytest.raises(SettingsError, match="delete it"):
+        earlier_report(figures.device.name, tmp_path)
 
 
 def test_a_folder_that_cannot_be_made(figures: ReportFigures, tmp_path: Path) -> None:

@@ -276,7 +276,8 @@ def report(
 ) -> None:
     """Write this device's results as one page in the paper's form: Tables I to III, Figures 3 to 5.
 
-    Ours are measured here, the paper's stand beside them and are labelled.
+    Ours are measured here, the paper's stand beside them and are labelled. A comparison whose models are not given
+    stays as an earlier report on this device has it, with its date.
 
     \b
     Example:

@@ -11,7 +11,9 @@ import statistics
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
-from dynhat_runtime.errors import SettingsError
+from pydantic import ValidationError
+
+from dynhat_runtime.errors import SettingsError, first_complaint
 from dynhat_runtime.offline import paper_figures as paper
 from dynhat_runtime.offline.profile import PointQuality
 from dynhat_runtime.offline.report_figures import Comparison, ReportFigures, Training
@@ -24,6 +26,22 @@ PAGE_FILE = "README.md"
 def folder_of(device_name: str, results: Path) -> Path:
     """Where a device's report lies: a folder named after it."""
     return results / (re.sub(r"[^a-z0-9]+", "-", device_name.lower()).strip("-") or "device")
+
+
+def earlier_report(device_name: str, results: Path) -> ReportFigures | None:
+    """The figures of the device's report as it stands; None where there is none.
+
+    Raises:
+        SettingsError: The file is not a report's.
+    """
+    path = folder_of(device_name, results) / FIGURES_FILE
+    try:
+        return ReportFigures.model_validate_json(path.read_bytes())
+    except FileNotFoundError:
+        return None
+    except (OSError, ValidationError) as error:
+        what = error.strerror if isinstance(error, OSError) else first_complaint(error)
+        raise SettingsError(f"{path}: {what}: delete it, the report is written anew") from error
 
 
 def write_report(figures: ReportFigures, results: Path) -> Path:
@@ -75,8 +93,8 @@ def _table_i(comparison: Comparison | None) -> Iterable[str]:
     else:
         alone = sorted({_trained(training) for training in comparison.second_training})
         yield (
-            f"Inherited: {_trained(comparison.first_training)}. Alone: {'; '.join(alone)}. Same recipe and budget: "
-            "one SuperTransformer's updates against as many for each model alone."
+            f"{_measured(comparison)}Inherited: {_trained(comparison.first_training)}. Alone: {'; '.join(alone)}. "
+            "Same recipe and budget: one SuperTransformer's updates against as many for each model alone."
         )
         yield ""
         yield from _markdown(
@@ -202,7 +220,7 @@ def _figure_5(figures: ReportFigures) -> Iterable[str]:
         yield "Not measured: give a SuperTransformer of the reduced space with `dynhat report --reduced BUNDLE`."
         return
     yield (
-        f"{spaces.name_before} ({spaces.num_configurations_before:.2g} SubTransformers), "
+        f"{_measured(comparison)}{spaces.name_before} ({spaces.num_configurations_before:.2g} SubTransformers), "
         f"{_trained(comparison.first_training)}; {spaces.name_after} "
         f"({spaces.num_configurations_after:.2g}), {_trained(comparison.second_training[0])}. "
         f"The paper's gain: {paper.REDUCED_SPACE_GAIN}."
@@ -252,6 +270,12 @@ def _trained(training: Training) -> str:
     if training.updates is None or training.target_tokens is None:
         return "training not recorded"
     return f"trained for {training.updates:,} updates, {training.target_tokens / 1e6:.1f} M target tokens"
+
+
+def _measured(comparison: Comparison) -> str:
+    """The day, where it is not the page's; points and latencies are of that day too."""
+    day = comparison.measured_at
+    return "" if day is None else f"Measured {day}, with the operating points of that day. "
 
 
 def _bleu(quality: PointQuality | None) -> str:

@@ -12,7 +12,7 @@ from rich.console import Console
 from dynhat_runtime.errors import SettingsError
 from dynhat_runtime.model.checkpoint import Bundle
 from dynhat_runtime.offline.figure_cache import FigureCache
-from dynhat_runtime.offline.report import folder_of, write_report
+from dynhat_runtime.offline.report import earlier_report, folder_of, write_report
 from dynhat_runtime.offline.report_figures import FigureMaker, ReducedSpace, ReportFigures, Training
 from dynhat_runtime.operating_point import OperatingPointTable
 
@@ -32,6 +32,8 @@ def report(
 ) -> Path:
     """Measure and write a device's results; returns the page.
 
+    A comparison whose models are not given stays as the report has it, with its date.
+
     Args:
         bundle: The SuperTransformer that the operating points are of.
         table: The operating points, measured on this device.
@@ -47,6 +49,7 @@ def report(
     Raises:
         DynhatError: What is wrong with a bundle, a point or a file.
     """
+    earlier = earlier_report(table.device.name, out)
     alone_bundles = {point_id: Bundle.open(path) for point_id, path in map(_point_and_path, alone)}
     original = bundle if same_budget is None else Bundle.open(same_budget)
     reduced_bundle = None if reduced is None else Bundle.open(reduced)
@@ -66,7 +69,7 @@ def report(
         reduced_space=None if reduced_bundle is None else _spaces(original, reduced_bundle),
         switch_times=dict(switch_times),
     )
-    return write_report(figures, out)
+    return write_report(figures if earlier is None else figures.with_comparisons_of(earlier), out)
 
 
 def cache_path(table: OperatingPointTable, out: Path) -> Path:

@@ -63,6 +63,12 @@ class Comparison(_Part):
     first_training: Training
     second_training: Annotated[tuple[Training, ...], Field(min_length=1)]
     rows: tuple[ComparedRow, ...]
+    measured_at: str | None = None
+    """Day, where another than the report's: a comparison stays until its models are given again."""
+
+    def dated(self, day: str) -> Comparison:
+        """This comparison, measured on `day` unless it says so already."""
+        return self if self.measured_at is not None else self.model_copy(update={"measured_at": day})
 
 
 class ReducedSpace(_Part):
@@ -90,6 +96,18 @@ class ReportFigures(_Part):
     reduced: Comparison | None = None
     reduced_space: ReducedSpace | None = None
     switch_times: dict[str, Any]
+
+    def with_comparisons_of(self, earlier: ReportFigures) -> ReportFigures:
+        """These figures; a comparison they lack stays from an earlier report on the same device and languages."""
+        if (earlier.device.name, earlier.languages) != (self.device.name, self.languages):
+            return self
+        update: dict[str, Any] = {}
+        if self.alone is None and earlier.alone is not None:
+            update["alone"] = earlier.alone.dated(earlier.written_at)
+        if self.reduced is None and earlier.reduced is not None:
+            update["reduced"] = earlier.reduced.dated(earlier.written_at)
+            update["reduced_space"] = earlier.reduced_space
+        return self.model_copy(update=update)
 
 
 class FigureMaker:
