@@ -260,7 +260,14 @@ class FakeControl:
             point, is_met = (fitting or table.points)[-1 if fitting else 0], bool(fitting)
         predicted_ms = table.reference_latency_ms(point)
         reason = f"{point.id} needs {predicted_ms:.1f} ms{'' if is_met else ', which does not do'}"
-        return RequestChoice(point_id=point.id, predicted_ms=predicted_ms, is_met=is_met, reason=reason)
+        budget_ms = wish.latency_budget_ms or 35.0 * len(wish.num_src_tokens)
+        return RequestChoice(
+            point_id=point.id,
+            predicted_ms=predicted_ms,
+            latency_budget_ms=budget_ms,
+            is_met=is_met,
+            reason=reason,
+        )
 
     def decisions(self, last: int) -> list[FakeDecision]:
         """The end of the log."""

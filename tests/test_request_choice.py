@@ -40,10 +40,23 @@ def wish(**asked: float | str | int | None) -> RequestWish:
 
 
 def test_nothing_asked_for_gets_the_active_point() -> None:
-    """Without a wish the active point serves, and there is nothing to miss."""
+    """Without a wish the active point serves, judged by the daemon's budget."""
     choice = choose(wish())
-    assert (choice.point_id, choice.is_met) == ("p3", True)
+    assert (choice.point_id, choice.is_met, choice.latency_budget_ms) == ("p3", True, 100.0)
     assert choice.predicted_ms == pytest.approx(20.0, rel=0.01)
+
+
+def test_the_daemons_budget_is_for_every_sentence_of_the_reference_length() -> None:
+    """Longer sentences get more of it in proportion, shorter ones all of it; a budget of its own stands as it is."""
+    three = RequestWish(num_src_tokens=(10, 30, 60))
+    assert choose(three).latency_budget_ms == pytest.approx(100 + 100 + 200)
+    assert choose(wish(latency_budget_ms=7.0)).latency_budget_ms == 7.0
+
+
+def test_without_a_wish_the_daemons_budget_may_be_missed() -> None:
+    """What is expected to take longer than the daemon's budget is not met."""
+    governor = Governor(scored_points(), GovernorRules(latency_budget_ms=15.0), "p3")
+    assert not governor.choose(wish()).is_met
 
 
 @pytest.mark.parametrize(("budget_ms", "point_id"), [(500.0, "p6"), (30.0, "p6"), (25.0, "p3"), (12.0, "p1")])

@@ -190,7 +190,9 @@ class Governor:
             RequestError: A quality is asked for that the table does not state.
         """
         snapshot = self._snapshot or ResourceSnapshot(monotonic_s=0.0, source="none")
-        return choose_for_request(wish, self._forecast(snapshot), self._state.active_id)
+        return choose_for_request(
+            wish, self._forecast(snapshot), self._state.active_id, self._rules.latency_budget_ms
+        )
 
     def _forecast(self, snapshot: ResourceSnapshot) -> Forecast:
         learned, confidence = self._state.slow_down, self._rules.confidence

@@ -36,8 +36,11 @@ class RequestChoice:
     point_id: str
     predicted_ms: float
     """From submission to answer."""
+    latency_budget_ms: float
+    """What the answer is judged by: the request's own budget, without it the daemon's for each of its sentences; for
+    one longer than the reference in proportion."""
     is_met: bool
-    """Budget and quality are expected to be met; True when nothing was asked for."""
+    """Budget and quality are expected to be met: those asked for, and if neither is, the daemon's budget."""
     reason: str
     """One sentence with numbers, for people."""
 
@@ -51,13 +54,16 @@ class RequestChoice:
 #   4  Points have the quality, none fits the budget        -> the fastest of them, and said so.
 #   5  No point has the quality                             -> the fastest of all, and said so.
 # The time is from submission to answer: sentences ahead are taken to be of the reference length on the active point.
-def choose_for_request(wish: RequestWish, forecast: Forecast, active_id: str) -> RequestChoice:
+def choose_for_request(
+    wish: RequestWish, forecast: Forecast, active_id: str, daemon_budget_ms: float
+) -> RequestChoice:
     """Choose a point for one request.
 
     Args:
         wish: What it asks for.
         forecast: What every point would take now.
         active_id: The point that requests without a wish get.
+        daemon_budget_ms: For a sentence of the reference length, where the request brings no budget.
 
     Raises:
         UnknownOperatingPointError: The table has no such point.
@@ -86,9 +92,23 @@ def choose_for_request(wish: RequestWish, forecast: Forecast, active_id: str) ->
         chosen = max(fitting, key=table.quality_by_id().__getitem__)
     else:
         chosen = min(good or predicted_ms, key=predicted_ms.__getitem__)
+    judged_by_ms = _daemons_budget_ms(wish, forecast, daemon_budget_ms) if budget_ms is None else budget_ms
     is_met = fits(chosen) and has_quality(chosen)
-    words = _reason(wish, forecast, chosen, predicted_ms[chosen], has_quality=bool(good))
-    return RequestChoice(point_id=chosen, predicted_ms=predicted_ms[chosen], is_met=is_met, reason=words)
+    if budget_ms is None and wanted is None and wish.point_id is None:
+        is_met = forecast.needed_ms(predicted_ms[chosen], variance) <= judged_by_ms
+    return RequestChoice(
+        point_id=chosen,
+        predicted_ms=predicted_ms[chosen],
+        latency_budget_ms=judged_by_ms,
+        is_met=is_met,
+        reason=_reason(wish, forecast, chosen, predicted_ms[chosen], has_quality=bool(good)),
+    )
+
+
+def _daemons_budget_ms(wish: RequestWish, forecast: Forecast, daemon_budget_ms: float) -> float:
+    """The daemon's budget for every sentence; it is meant for the reference length, so longer ones get more."""
+    reference = forecast.model.table.reference_num_tokens
+    return sum(daemon_budget_ms * max(1.0, length / reference) for length in wish.num_src_tokens)
 
 
 def _check_quality_is_known(wish: RequestWish, forecast: Forecast) -> None:

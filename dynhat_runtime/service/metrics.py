@@ -77,11 +77,10 @@ class Metrics:
         self._requests.labels(route, str(code)).inc()
         self._duration.labels(route).observe(duration_s)
 
-    def promise_kept(self, predicted_ms: float, elapsed_ms: float, is_met: bool | None) -> None:
-        """Note what a translation was predicted to take and what it took; `is_met` is None without a budget."""
+    def promise_kept(self, predicted_ms: float, elapsed_ms: float, is_met: bool) -> None:
+        """Note what a translation was predicted to take, what it took, and whether its budget was met."""
         self._prediction_error.observe(predicted_ms / elapsed_ms - 1)
-        if is_met is not None:
-            self._budget_met.labels(str(is_met).lower()).inc()
+        self._budget_met.labels(str(is_met).lower()).inc()
 
     def exposition(self) -> bytes:
         """Everything, as GET /metrics answers it."""

@@ -6,6 +6,7 @@ Chooses no point: it asks the control loop, and the engine translates on what wa
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
@@ -85,7 +86,7 @@ def router(lifecycle: Lifecycle, limits: RequestLimits, metrics: Metrics) -> API
             retry_within_ms=_retry_within_ms(asked, began_s),
         )
         elapsed_ms = (time.monotonic() - began_s) * 1e3
-        is_met = None if asked.latency_budget_ms is None else elapsed_ms <= asked.latency_budget_ms
+        is_met = elapsed_ms <= choice.latency_budget_ms
         if choice.predicted_ms:
             metrics.promise_kept(choice.predicted_ms, elapsed_ms, is_met)
         answer = PromisedAnswer(
@@ -128,10 +129,6 @@ def check_promised(fields: Mapping[str, Any], engine: EnginePort, limits: Reques
     is_strict = fields.get("strict")
     if is_strict is not None and not isinstance(is_strict, bool):
         raise RequestError(f"strict {show(is_strict)} cannot be: send true or false", "strict")
-    if is_strict and budget_ms is None and min_quality is None:
-        raise RequestError(
-            "strict true has nothing to hold to: send latency_budget_ms or min_quality with it", "strict"
-        )
     return PromisedRequest(
         texts, budget_ms, min_quality, _check_point(fields.get("point"), engine), bool(is_strict)
     )
@@ -164,7 +161,11 @@ def _choose_now(serving: Serving, asked: PromisedRequest) -> RequestChoice:
     if not lengths:
         point_id = asked.point_id or engine.active_point_id
         return RequestChoice(
-            point_id=point_id, predicted_ms=0.0, is_met=True, reason="there is nothing to translate"
+            point_id=point_id,
+            predicted_ms=0.0,
+            latency_budget_ms=asked.latency_budget_ms or math.inf,
+            is_met=True,
+            reason="there is nothing to translate",
         )
     wish = RequestWish(
         num_src_tokens=lengths,

@@ -63,8 +63,8 @@ class PromisedTranslation(BaseModel):
     predicted_ms: float
     elapsed_ms: float
     """From the request's arrival to the answer."""
-    budget_met: bool | None
-    """`elapsed_ms` is within the request's latency budget; null without one."""
+    budget_met: bool
+    """`elapsed_ms` is within the request's latency budget; without one within the daemon's, for every sentence."""
 
 
 class PromisedAnswer(BaseModel):
