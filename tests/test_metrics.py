@@ -105,7 +105,7 @@ def test_every_route_has_its_label(client: TestClient) -> None:
 
 
 def test_budgets_and_predictions(client: TestClient) -> None:
-    """Requests count by whether their budget was met, own or the daemon's; every promise counts its prediction's error."""
+    """Requests count by whether their budget was met, every promise counts its prediction's error."""
     before = read(client)
     assert before["dynhat_budget_met_total"] == {labelled(met="true"): 0, labelled(met="false"): 0}
     client.post("/v1/translate", json={"text": "a", "latency_budget_ms": 600_000, **HELLO})
