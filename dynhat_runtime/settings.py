@@ -47,6 +47,55 @@ class Settings(BaseSettings):
     busy_neighbours: int = Field(
         1, ge=0, le=64, description="busy processes beside the daemon that the governor plans for"
     )
+    policy: Literal["fixed", "ladder", "predictive", "energy"] = Field(
+        "predictive", description="how the operating point is chosen: fixed, ladder, predictive or energy"
+    )
+    confidence: float = Field(
+        0.95, ge=0.5, le=0.999, description="probability with which a point has to meet the budget"
+    )
+    reference_tokens: int | None = Field(
+        None,
+        ge=1,
+        le=512,
+        description="length in tokens of the sentence that the budget is for, without it the table's",
+    )
+    dwell_s: float = Field(0.5, ge=0, le=3600, description="time a point stays before a step up, in s")
+    max_switches_per_minute: int = Field(
+        6, ge=1, le=600, description="steps up in any 60 s; steps down are not held back"
+    )
+    min_quality: float | None = Field(
+        None, gt=0, le=100, description="lowest BLEU that will do for the policy energy, without it any"
+    )
+    temperature_limit_celsius: float | None = Field(
+        None,
+        gt=0,
+        le=150,
+        description="temperature at which faster points take over, without it none, in degrees",
+    )
+    cooling_limit_fraction: float | None = Field(
+        None,
+        gt=0,
+        le=1,
+        description="cooling device's state at which faster points take over, without it none",
+    )
+    power_limit_mw: float | None = Field(
+        None,
+        gt=0,
+        le=10_000_000,
+        description="power of the board at which faster points take over, in mW, without it none",
+    )
+    memory_floor_mib: float | None = Field(
+        None,
+        gt=0,
+        le=16_777_216,
+        description="available memory below which no step up is taken, in MiB, without it none",
+    )
+    battery_saver_fraction: float | None = Field(
+        None,
+        gt=0,
+        le=1,
+        description="charge below which the policy energy takes over on battery, without it none",
+    )
     beam_size: int = Field(4, ge=1, le=16, description="hypotheses kept per sentence")
     char_limit: int = Field(
         5000, ge=1, le=1_000_000, description="characters per request, all texts together"

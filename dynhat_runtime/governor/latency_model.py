@@ -1,11 +1,12 @@
 """How long a sentence takes on an operating point: read between the measured rows of the table.
 
-Knows lengths and CPUs only; what a lowered clock does is the policy's affair. Learns nothing: the same
+Knows lengths and CPUs only; what a lowered clock does is the forecast's affair. Learns nothing: the same
 question always gets the same answer.
 """
 
 from __future__ import annotations
 
+import math
 from bisect import bisect_left
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
@@ -33,22 +34,23 @@ class _RowsOfCpus(NamedTuple):
 
 
 class LatencyModel:
-    """Latency of every point of a table at any length and number of CPUs, beside a given number of neighbours."""
+    """Latency of every point of a table, alone on any number of CPUs, at any length; and what neighbours cost."""
 
     def __init__(self, table: OperatingPointTable, num_busy_neighbours: int = 0) -> None:
         """Prepare the curves of `table`.
 
         Args:
             table: The points and what was measured of them.
-            num_busy_neighbours: Busy processes that share the CPUs; the nearest number measured is taken.
+            num_busy_neighbours: Busy processes to plan for; the nearest number measured is taken.
         """
         self.table = table
-        self._rows = {point.id: _rows_by_cpus(point, num_busy_neighbours) for point in table}
+        self._rows = {point.id: _rows_by_cpus(point, 0) for point in table}
+        self._planned_rows = {point.id: _rows_by_cpus(point, num_busy_neighbours) for point in table}
 
     def predict_ms(
         self, point: OperatingPoint, *, num_src_tokens: int, num_tgt_tokens: int, num_cpus: float | None
     ) -> float:
-        """Latency of one sentence at the clock of the measurement.
+        """Latency of one sentence at the clock of the measurement, without neighbours (or with the fewest measured).
 
         In the lengths: piecewise linear through the measured rows, continued past the ends, never below the
         smallest measured. In the CPUs: linear in 1/CPUs between measured numbers; a share of the smallest
@@ -65,16 +67,39 @@ class LatencyModel:
         """
         assert num_cpus is None or num_cpus > 0
         rows = self._rows[self.table[point.id].id]
-        if num_cpus is None or num_cpus >= rows[-1].num_cpus:
-            return _at_lengths_ms(rows[-1], num_src_tokens, num_tgt_tokens)
-        if num_cpus <= rows[0].num_cpus:
-            return _at_lengths_ms(rows[0], num_src_tokens, num_tgt_tokens) * rows[0].num_cpus / num_cpus
-        upper = bisect_left(rows, num_cpus, key=lambda row: row.num_cpus)
-        fewer, more = rows[upper - 1], rows[upper]
-        share_of_more = (1 / fewer.num_cpus - 1 / num_cpus) / (1 / fewer.num_cpus - 1 / more.num_cpus)
-        fewer_ms = _at_lengths_ms(fewer, num_src_tokens, num_tgt_tokens)
-        more_ms = _at_lengths_ms(more, num_src_tokens, num_tgt_tokens)
-        return fewer_ms + share_of_more * (more_ms - fewer_ms)
+        return _at_cpus_ms(rows, num_src_tokens, num_tgt_tokens, num_cpus)
+
+    def planned_slow_down(self, num_cpus: float | None) -> float:
+        """How much longer sentences take beside the neighbours planned for: the points' geometric mean, 1 or more.
+
+        Args:
+            num_cpus: As for `predict_ms`.
+        """
+        length = self.table.reference_num_tokens
+        logarithms = [
+            math.log(
+                _at_cpus_ms(self._planned_rows[point_id], length, length, num_cpus)
+                / _at_cpus_ms(rows, length, length, num_cpus)
+            )
+            for point_id, rows in self._rows.items()
+        ]
+        return max(math.exp(fmean(logarithms)), 1.0)
+
+
+def _at_cpus_ms(
+    rows: tuple[_RowsOfCpus, ...], num_src_tokens: int, num_tgt_tokens: int, num_cpus: float | None
+) -> float:
+    """One sentence on this many CPUs."""
+    if num_cpus is None or num_cpus >= rows[-1].num_cpus:
+        return _at_lengths_ms(rows[-1], num_src_tokens, num_tgt_tokens)
+    if num_cpus <= rows[0].num_cpus:
+        return _at_lengths_ms(rows[0], num_src_tokens, num_tgt_tokens) * rows[0].num_cpus / num_cpus
+    upper = bisect_left(rows, num_cpus, key=lambda row: row.num_cpus)
+    fewer, more = rows[upper - 1], rows[upper]
+    share_of_more = (1 / fewer.num_cpus - 1 / num_cpus) / (1 / fewer.num_cpus - 1 / more.num_cpus)
+    fewer_ms = _at_lengths_ms(fewer, num_src_tokens, num_tgt_tokens)
+    more_ms = _at_lengths_ms(more, num_src_tokens, num_tgt_tokens)
+    return fewer_ms + share_of_more * (more_ms - fewer_ms)
 
 
 def _rows_by_cpus(point: OperatingPoint, num_busy_neighbours: int) -> tuple[_RowsOfCpus, ...]:

@@ -1,0 +1,76 @@
+"""What was learned of the slow-down, kept apart for every set of caps. Forgets the caps seen longest ago."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, replace
+
+from dynhat_runtime.governor.slow_down import SlowDown
+from dynhat_runtime.resource_snapshot import ResourceSnapshot
+
+MAX_REMEMBERED = 16
+UNSEEN_CHANGE_S = 2.0
+"""A jump this shortly before other caps were seen was theirs: they took effect before a sensor told."""
+
+
+@dataclass(frozen=True, slots=True)
+class Caps:
+    """What may be used, whatever is used: the same caps, the same speed, other work aside."""
+
+    usable_cpus: tuple[int, ...] | None
+    quota_step: int | None
+    """Logarithm of the quota in steps of 5 %."""
+    cpu_clock_step: int | None
+    """Likewise of the CPU clock's cap."""
+    gpu_clock_step: int | None
+    power_mode: str | None
+
+    @classmethod
+    def of(cls, snapshot: ResourceSnapshot) -> Caps:
+        """Those of a snapshot; momentary clocks and load are left out."""
+        return cls(
+            snapshot.usable_cpus,
+            _step(snapshot.cpu_quota_cpus),
+            _step(snapshot.cpu_max_frequency_hz),
+            _step(snapshot.gpu_max_frequency_hz),
+            snapshot.power_mode,
+        )
+
+
+def _step(value: float | None) -> int | None:
+    return None if not value else round(math.log(value) / math.log(1.05))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Left:
+    """What was believed when the caps were left."""
+
+    belief: SlowDown
+    monotonic_s: float
+
+
+class CapsMemory:
+    """Remembers the slow-down of the last 16 sets of caps."""
+
+    def __init__(self) -> None:
+        self._left: dict[Caps, _Left] = {}
+
+    def leave(self, caps: Caps, belief: SlowDown, monotonic_s: float) -> None:
+        """Keep what was learned under `caps`, less what the change itself may have taught."""
+        if (
+            belief.before_jump is not None
+            and belief.jumped_monotonic_s is not None
+            and monotonic_s - belief.jumped_monotonic_s <= UNSEEN_CHANGE_S
+        ):
+            belief = belief.before_jump
+        self._left.pop(caps, None)
+        self._left[caps] = _Left(belief=replace(belief, recent=(), before_jump=None), monotonic_s=monotonic_s)
+        if len(self._left) > MAX_REMEMBERED:
+            del self._left[next(iter(self._left))]
+
+    def returned_to(self, caps: Caps, monotonic_s: float) -> SlowDown | None:
+        """What was learned under `caps`, less certain the longer ago; None if nothing was."""
+        left = self._left.get(caps)
+        if left is None or left.belief.num_observed == 0:
+            return None
+        return replace(left.belief.aged(monotonic_s - left.monotonic_s), monotonic_s=monotonic_s)
