@@ -89,7 +89,7 @@ def build_runtime(settings: Settings) -> Runtime:
     # Imported here: torch takes seconds, and the daemon answers before that.
     from dynhat_runtime.control_loop import ControlLoop
     from dynhat_runtime.engine import TranslationEngine
-    from dynhat_runtime.governor.policy import GovernorRules
+    from dynhat_runtime.governor.rules import GovernorRules
     from dynhat_runtime.model.checkpoint import Bundle, shipped_bundle_path
     from dynhat_runtime.monitor.host import HostMonitor
     from dynhat_runtime.monitor.identity import device_name
@@ -113,7 +113,22 @@ def build_runtime(settings: Settings) -> Runtime:
         HostMonitor(),
         engine,
         table,
-        GovernorRules(latency_budget_ms=budget_ms, num_busy_neighbours=settings.busy_neighbours),
+        GovernorRules(
+            latency_budget_ms=budget_ms,
+            policy=settings.policy,
+            confidence=settings.confidence,
+            dwell_s=settings.dwell_s,
+            max_step_ups_per_minute=settings.max_switches_per_minute,
+            num_busy_neighbours=settings.busy_neighbours,
+            num_tokens=settings.reference_tokens,
+            beam_size=settings.beam_size,
+            min_quality=settings.min_quality,
+            temperature_limit_celsius=settings.temperature_limit_celsius,
+            cooling_limit_fraction=settings.cooling_limit_fraction,
+            power_limit_mw=settings.power_limit_mw,
+            memory_floor_mib=settings.memory_floor_mib,
+            battery_saver_fraction=settings.battery_saver_fraction,
+        ),
         interval_s=settings.control_interval_s,
     )
     return Runtime(engine, control, budget_ms)

@@ -37,6 +37,15 @@ class Forecast:
     growth: BatchGrowth = field(default_factory=BatchGrowth)
     target_length: TargetLength = field(default_factory=TargetLength)
 
+    @classmethod
+    def of(
+        cls, model: LatencyModel, snapshot: ResourceSnapshot, learned: SlowDown | None, *, confidence: float
+    ) -> Forecast:
+        """By what was learned under the caps of `snapshot`, if that is enough to go by; else by what is planned."""
+        if learned is None or learned.num_observed < LEAST_OBSERVED:
+            learned = planned(model, snapshot)
+        return cls(model=model, snapshot=snapshot, slow_down=learned, confidence=confidence)
+
     @property
     def is_plan(self) -> bool:
         """Too little was observed under these caps: the figures are those beside the neighbours planned for."""

@@ -27,7 +27,10 @@ CANARIES_FOR_THE_PLAN = 2
 STALE_S = 5.0
 """Without an observation for so long, a belief that keeps the point low is worth a canary."""
 TAKEN_BACK_S = 30.0
-FIRST_HOLD_S, LONGEST_HOLD_S = 2.0, 60.0
+FIRST_HOLD_S, LONGEST_HOLD_S = 5.0, 60.0
+"""After a step up that had to be taken back so soon, the next one waits; twice as long each time."""
+CLIMB_S = 15.0
+"""From one step up to the next under the same caps."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -79,6 +82,7 @@ class Governor:
         self._caps_since_s = -math.inf
         self._num_seen_under_caps = 0
         self._num_quick_canaries = 0
+        self._taken_back_hold_s = 0.0
 
     @property
     def active_id(self) -> str:
@@ -120,9 +124,9 @@ class Governor:
 
     def _learn(self, observation: Observation, forecast: Forecast, surprise_ratio: float) -> None:
         self._num_seen_under_caps += 1
-        belief, num_sentences = forecast.slow_down, observation.num_sentences
-        ratio = surprise_ratio * belief.factor
-        plan = planned(self._model, forecast.snapshot)
+        plan, num_sentences = planned(self._model, forecast.snapshot), observation.num_sentences
+        belief = self._state.slow_down or plan
+        ratio = surprise_ratio * forecast.slow_down.factor
         if observation.is_canary and ratio <= plan.factor:
             self._num_quick_canaries += 1
             if self._num_quick_canaries >= CANARIES_FOR_THE_PLAN and belief.factor > plan.factor:
@@ -133,7 +137,7 @@ class Governor:
         learned = belief.updated(ratio, observation.monotonic_s, growth.variance(num_sentences))
         self._state = replace(self._state, slow_down=learned)
         self._growth = growth.updated(
-            num_sentences, math.log(surprise_ratio), belief.log_variance + belief.noise_variance
+            num_sentences, math.log(ratio / belief.factor), belief.log_variance + belief.noise_variance
         )
         self._target_length = self._target_length.updated(
             observation.num_src_tokens, observation.num_tgt_tokens
@@ -158,6 +162,7 @@ class Governor:
             self._memory.leave(self._caps, self._state.slow_down, now_s)
         self._caps, self._caps_since_s = caps, now_s
         self._num_seen_under_caps = self._num_quick_canaries = 0
+        self._taken_back_hold_s = 0.0
         self._state = replace(self._state, slow_down=self._memory.returned_to(caps, now_s), hold_s=0.0)
 
     # Rules: a canary is wanted under policy `predictive` with no point pinned, when
@@ -188,14 +193,9 @@ class Governor:
         return choose_for_request(wish, self._forecast(snapshot), self._state.active_id)
 
     def _forecast(self, snapshot: ResourceSnapshot) -> Forecast:
-        return Forecast(
-            model=self._model,
-            snapshot=snapshot,
-            slow_down=self._state.slow_down or planned(self._model, snapshot),
-            confidence=self._rules.confidence,
-            growth=self._growth,
-            target_length=self._target_length,
-        )
+        learned, confidence = self._state.slow_down, self._rules.confidence
+        forecast = Forecast.of(self._model, snapshot, learned, confidence=confidence)
+        return replace(forecast, growth=self._growth, target_length=self._target_length)
 
     # --- what others did ------------------------------------------------------------------------------------
 
@@ -214,14 +214,16 @@ class Governor:
     def became_active(self, point_id: str, monotonic_s: float) -> None:
         """Take note that the engine runs `point_id`, whoever switched it."""
         state, quality = self._state, self._table.quality_by_id()
-        step_ups, hold_s = state.step_ups_monotonic_s, state.hold_s
-        if quality.get(point_id, 0.0) > quality.get(state.active_id, 0.0):
+        step_ups, hold_s = state.step_ups_monotonic_s, 0.0
+        if state.pinned_id is not None:
+            pass  # what a person chose is no step of ours
+        elif quality.get(point_id, 0.0) > quality.get(state.active_id, 0.0):
             recent = tuple(at_s for at_s in step_ups if monotonic_s - at_s < RATE_WINDOW_S)
-            step_ups = (*recent, monotonic_s)
-        elif step_ups and state.pinned_id is None:
-            # Under other caps a step up proves nothing wrong.
-            is_taken_back = step_ups[-1] >= self._caps_since_s and monotonic_s - step_ups[-1] < TAKEN_BACK_S
-            hold_s = min(max(2 * hold_s, FIRST_HOLD_S), LONGEST_HOLD_S) if is_taken_back else 0.0
+            step_ups, hold_s = (*recent, monotonic_s), CLIMB_S
+        elif step_ups and step_ups[-1] >= self._caps_since_s:
+            is_taken_back = monotonic_s - step_ups[-1] < TAKEN_BACK_S
+            longer_s = min(max(2 * self._taken_back_hold_s, FIRST_HOLD_S), LONGEST_HOLD_S)
+            self._taken_back_hold_s = hold_s = longer_s if is_taken_back else 0.0
         self._state = replace(
             state,
             active_id=point_id,

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from dynhat_runtime.governor.decision import Candidate, Decision, Mode, ReasonCode
-from dynhat_runtime.governor.forecast import Forecast, planned
+from dynhat_runtime.governor.forecast import Forecast
 from dynhat_runtime.governor.headroom import headroom_of
 from dynhat_runtime.governor.latency_model import LatencyModel
 from dynhat_runtime.governor.reasons import Words
@@ -46,12 +46,7 @@ def decide(
     policy: PolicyName = "energy" if headroom.saves_battery and rules.policy != "fixed" else rules.policy
     # Only `predictive` learns: the others judge by what is planned for, always.
     learned = state.slow_down if policy == "predictive" else None
-    forecast = Forecast(
-        model=model,
-        snapshot=snapshot,
-        slow_down=learned or planned(model, snapshot),
-        confidence=rules.confidence,
-    )
+    forecast = Forecast.of(model, snapshot, learned, confidence=rules.confidence)
     situation = Situation.of(forecast, state, rules, headroom)
     if state.pinned_id is not None:
         return _said(situation, policy, model.table[state.pinned_id].id, "pinned")
@@ -82,14 +77,19 @@ def _fixed(situation: Situation) -> Verdict:
 # if what is planned for fits: the table's figures beside busy neighbours. From then on:
 #   -  A point fits if the probability of meeting the budget is at least the confidence, by the slow-down's mean and
 #      variance and the noise of single translations.
-#   -  The dead band is widened by two standard deviations of the slow-down, so that what is not known does not swing.
-#   3d A step up waits until five observations agree, the latest among them.
-#   3e A step up that had to be taken back within 30 s makes the next one wait, 2 s at first, twice as long each
-#      time, at most 60 s; other caps, or a step up that lasted, end that.
+#   1a The active point would meet the budget as expected, and only lacks the confidence while fewer than five
+#      observations agree                             -> stay for the moment.
+#   -  The dead band is widened by three standard deviations of the slow-down: what is not known must not swing.
+#   3d A step up waits until five observations agree, the latest among them; 20 where a still better point would fit
+#      if more were certain, so that one step does for two.
+#   3e After a step up the next one waits for 15 s. One that had to be taken back within 30 s makes the next wait 5 s,
+#      twice as long each time, at most 60 s. Other caps end both.
 # No belief changes while nothing is observed: an idle gap moves nothing. A low point gets another chance by a
 # canary sentence, which the governor asks for.
 def _ladder(situation: Situation) -> Verdict:
     active = situation.active_id
+    if situation.is_in_doubt(active):
+        return active, "unsettled"
     if not situation.fits(active):
         if situation.fitting:
             return situation.best_of(situation.fitting), "over_budget"

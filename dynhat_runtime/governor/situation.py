@@ -19,6 +19,10 @@ from dynhat_runtime.operating_point import OperatingPointTable
 RATE_WINDOW_S = 60.0
 SETTLED_OBSERVATIONS = 5
 """That agree, before a step up rests on them."""
+CERTAIN_OBSERVATIONS = 20
+"""That agree, before a step up rests on them though a still better point only lacks certainty."""
+DOUBT_STDS = 3.0
+"""Standard deviations of the slow-down that widen the dead band."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -35,7 +39,7 @@ class GovernorState:
     step_ups_monotonic_s: tuple[float, ...] = ()
     """When the steps up of the last minute were taken."""
     hold_s: float = 0.0
-    """What the active point has to stay beyond the dwell, as steps up were taken back."""
+    """What the active point has to stay before a step up, as steps up were taken back, or just taken."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -103,6 +107,14 @@ class Situation:
         """Of meeting the budget."""
         return self.forecast.probability_met(self.predicted_ms[point_id], self.rules.latency_budget_ms)
 
+    def is_in_doubt(self, point_id: str) -> bool:
+        """Would meet the budget as expected, and lacks the confidence while few observations agree."""
+        return (
+            self.predicted_ms[point_id] <= self.rules.latency_budget_ms
+            and not self.fits(point_id)
+            and self.forecast.slow_down.num_observed < SETTLED_OBSERVATIONS
+        )
+
     @property
     def fitting(self) -> list[str]:
         """All that meet the budget with the wanted confidence."""
@@ -130,8 +142,8 @@ class Situation:
 
     @property
     def _doubt(self) -> float:
-        """What the dead band is widened by: two standard deviations of what was learned."""
-        return 1.0 if self.forecast.is_plan else math.exp(2 * self.forecast.slow_down.std)
+        """What the dead band is widened by."""
+        return 1.0 if self.forecast.is_plan else math.exp(DOUBT_STDS * self.forecast.slow_down.std)
 
     @property
     def faster(self) -> list[str]:
@@ -183,8 +195,9 @@ class Situation:
 
     @property
     def is_settled(self) -> bool:
-        """A step up may rest on what is known: a plan, or observations that agree."""
+        """A step up may rest on what is known: a plan, or enough observations that agree to take it in one step."""
         slow_down = self.forecast.slow_down
-        if self.forecast.is_plan:
+        if self.forecast.is_plan or slow_down.is_surprised:
             return not slow_down.is_surprised
-        return slow_down.num_observed >= SETTLED_OBSERVATIONS and not slow_down.is_surprised
+        is_highest = bool(self.step_up) and self.best_of(self.step_up) == self.best_of(self.better)
+        return slow_down.num_observed >= (SETTLED_OBSERVATIONS if is_highest else CERTAIN_OBSERVATIONS)

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, replace
-from statistics import median_low
+from statistics import fmean
 
 FIRST_NOISE_VARIANCE = 0.1**2
 """Of a single translation's logarithm, before there are two to compare."""
@@ -91,7 +91,7 @@ class SlowDown:
 
     # Rules, first match decides:
     #   1  The latest 2 to 8 observations lie on one side, together too far to be noise
-    #                                       -> jump to the nearest half of them, forget the older ones.
+    #                                       -> jump to their mean, forget the older ones.
     #   2  This observation alone is too far off to be noise -> set it aside, move nothing.
     #   3  Otherwise                        -> move by the Kalman gain; a run nearly as far off as in 1
     #                                          widens the variance first, so that the gain is larger.
@@ -117,8 +117,9 @@ class SlowDown:
         )
         noise_std = math.sqrt(noise_variance)
         if run := self._run_off_the_belief(seen.recent, noise_std, JUMP_STDS):
-            # The nearest half: of two, the nearer one, so that one wild observation beside it does no harm.
-            jump_to = median_low(run) if run[-1] > self.log_mean else -median_low(-value for value in run)
+            # What lies far beyond the nearest counts less: one wild observation beside a common one does no harm.
+            near, far = min(run, key=lambda value: abs(value - self.log_mean)), 2 * noise_std
+            jump_to = fmean(min(max(value, near - far), near + far) for value in run)
             return replace(
                 seen,
                 log_mean=jump_to,
