@@ -108,11 +108,13 @@ def build_runtime(settings: Settings) -> Runtime:
         table,
         beam_size=settings.beam_size,
         queue_limit_sentences=settings.queue_limit_sentences,
+        # A name bound below: batches finish only once both have started.
+        on_finished=lambda observation: control.observe(observation),
     )
     control = ControlLoop(
         HostMonitor(),
         engine,
-        table,
+        engine.table,  # without the points it refused
         GovernorRules(
             latency_budget_ms=budget_ms,
             policy=settings.policy,
