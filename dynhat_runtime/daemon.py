@@ -22,6 +22,7 @@ from typing import Any, Protocol
 import uvicorn
 
 from dynhat_runtime.errors import SettingsError
+from dynhat_runtime.observation import Observation
 from dynhat_runtime.service.app import create_app
 from dynhat_runtime.service.lifecycle import Lifecycle, Serving
 from dynhat_runtime.service.limits import RequestLimits
@@ -103,18 +104,22 @@ def build_runtime(settings: Settings) -> Runtime:
             device_name(),
         )
     budget_ms = settings.latency_budget_ms or table.default_latency_budget_ms
+
+    def observe(observation: Observation) -> None:
+        """Hand on what a batch took. The control loop is there by then: nothing is translated before `start`."""
+        control.observe(observation)
+
     engine = TranslationEngine.load(
         bundle,
         table,
         beam_size=settings.beam_size,
         queue_limit_sentences=settings.queue_limit_sentences,
-        # A name bound below: batches finish only once both have started.
-        on_finished=lambda observation: control.observe(observation),
+        on_finished=observe,
     )
     control = ControlLoop(
         HostMonitor(),
         engine,
-        engine.table,  # without the points it refused
+        engine.table,  # without the points that were refused
         GovernorRules(
             latency_budget_ms=budget_ms,
             policy=settings.policy,

@@ -75,6 +75,8 @@ def describe_status(status: Mapping[str, Any]) -> Iterator[str]:
 
 def describe_slow_down(status: Mapping[str, Any]) -> str:
     """How fast the device is against the table, and how well that is known."""
+    if status["slow_down_factor"] is None:
+        return "not known yet"
     text = f"{status['slow_down_factor']:.2f} times the table's latencies (+- {status['slow_down_std']:.0%})"
     error = status["prediction_error_fraction"]
     return text if error is None else f"{text}, predictions off by {error:.0%} (median)"
@@ -106,7 +108,8 @@ def explain(status: Mapping[str, Any], decisions: Sequence[Mapping[str, Any]]) -
         yield f"No operating point translates better than {active}."
     elif decisions:
         yield _what_lacks(status["next_better"], decisions[-1]["candidates"])
-    yield f"Translations take {describe_slow_down(status)}."
+    if status["slow_down_factor"] is not None:
+        yield f"Translations take {describe_slow_down(status)}."
     down = [] if status["resources"] is None else sensors_down(status["resources"])
     if down:
         yield f"{len(down)} sensor{'s are' if len(down) > 1 else ' is'} down: {'; '.join(down)}."
@@ -115,7 +118,9 @@ def explain(status: Mapping[str, Any], decisions: Sequence[Mapping[str, Any]]) -
 def _what_lacks(point_id: str, candidates: Sequence[Mapping[str, Any]]) -> str:
     """What speaks against the next better point."""
     better = next(candidate for candidate in candidates if candidate["point_id"] == point_id)
-    figures = f"{better['predicted_ms']:.1f} ms predicted, in time with probability {better['probability_met']:.2f}"
+    figures = (
+        f"{better['predicted_ms']:.1f} ms predicted, in time with probability {better['probability_met']:.2f}"
+    )
     return f"The next better, {point_id} ({figures}): {better['why_not'] or 'nothing speaks against it'}."
 
 

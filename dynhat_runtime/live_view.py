@@ -79,9 +79,10 @@ def line(url: str) -> Text:
     status = ask_status(url)
     cpus = None if status["resources"] is None else status["resources"]["effective_cpus"]
     place = "" if cpus is None else f" cpus={cpus:g}"
+    factor = status["slow_down_factor"]
     return Text(
         f"{time.strftime('%H:%M:%S')} point={status['active']['id']} mode={status['mode']} "
-        f"slow_down={status['slow_down_factor']:.2f}{place} reason={status['reason']!r}"
+        f"slow_down={'?' if factor is None else f'{factor:.2f}'}{place} reason={status['reason']!r}"
     )
 
 

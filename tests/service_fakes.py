@@ -221,7 +221,7 @@ class FakeControl:
     """
 
     def __init__(self, engine: FakeEngine) -> None:
-        self._engine = engine
+        self.engine = engine
         self.is_stopped = False
         self.state = FakeStatus(
             active_id=engine.active_point_id,
@@ -245,7 +245,7 @@ class FakeControl:
     def choose(self, wish: RequestWish) -> RequestChoice:
         """The point asked for, else the slowest within the budget, else the fastest."""
         self.wishes.append(wish)
-        table = self._engine.table
+        table = self.engine.table
         fitting = [
             point
             for point in table
@@ -255,7 +255,7 @@ class FakeControl:
         if wish.point_id is not None:
             point, is_met = table[wish.point_id], table[wish.point_id] in fitting
         elif wish.latency_budget_ms is None and wish.min_quality is None:
-            point, is_met = table[self._engine.active_point_id], True
+            point, is_met = table[self.engine.active_point_id], True
         else:
             point, is_met = (fitting or table.points)[-1 if fitting else 0], bool(fitting)
         predicted_ms = table.reference_latency_ms(point)
@@ -279,13 +279,13 @@ class FakeControl:
 
     def pin(self, point_id: str) -> None:
         """Make one point active."""
-        self._switch(self._engine.table[point_id].id, "pinned")
+        self._switch(self.engine.table[point_id].id, "pinned")
 
     def set_auto(self) -> None:
         """Make the fastest point active."""
-        self._switch(self._engine.table.points[0].id, "auto")
+        self._switch(self.engine.table.points[0].id, "auto")
 
     def _switch(self, point_id: str, mode: Mode) -> None:
-        self.log.append(FakeDecision(self._engine.active_point_id, point_id, "asked for", "pinned"))
-        self._engine.active_point_id = point_id
+        self.log.append(FakeDecision(self.engine.active_point_id, point_id, "asked for", "pinned"))
+        self.engine.active_point_id = point_id
         self.state = replace(self.state, active_id=point_id, mode=mode, reason="asked for")

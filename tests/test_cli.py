@@ -4,16 +4,14 @@ from __future__ import annotations
 
 import json
 import os
-import socket
+import re
 import subprocess
 import sys
-import threading
 from collections.abc import Iterator
 from pathlib import Path
 from types import ModuleType
 
 import pytest
-import uvicorn
 from typer.testing import CliRunner
 
 from dynhat_runtime import __version__, daemon_client
@@ -21,15 +19,16 @@ from dynhat_runtime.cli import app
 from dynhat_runtime.cli.run_time import translate_lines
 from dynhat_runtime.errors import RequestError
 from dynhat_runtime.operating_point import OperatingPointTable
-from dynhat_runtime.service.app import create_app
 from dynhat_runtime.service.lifecycle import Lifecycle, Serving
-from dynhat_runtime.service.limits import RequestLimits
+from tests.served import served
 from tests.service_fakes import FakeControl, FakeEngine, make_table
 
 ROOT = Path(__file__).parent.parent
 COMMANDS = [
     "serve",
     "status",
+    "explain",
+    "watch",
     "points",
     "translate",
     "train",
@@ -110,6 +109,15 @@ def test_our_errors_are_one_line(runner: CliRunner) -> None:
     assert result.stderr.startswith("dynhat: error: setting port = 99999 (on the command line): ")
     assert result.stderr.count("\n") == 1
     assert result.stdout == ""
+
+
+def test_an_unknown_policy(runner: CliRunner) -> None:
+    """A policy there is not ends the daemon at once, naming those there are."""
+    result = runner.invoke(app, ["serve", "--policy", "bold"])
+    assert result.exit_code == 2
+    assert "policy = 'bold' (on the command line)" in result.stderr
+    for name in ("fixed", "ladder", "predictive", "energy"):
+        assert name in result.stderr
 
 
 def test_interrupt(runner: CliRunner, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -244,13 +252,8 @@ def lifecycle() -> Lifecycle:
 @pytest.fixture
 def url(lifecycle: Lifecycle) -> Iterator[str]:
     """A real server around a daemon that loads."""
-    listener = socket.create_server(("127.0.0.1", 0))
-    server = uvicorn.Server(uvicorn.Config(create_app(lifecycle, RequestLimits()), log_config=None))
-    thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]})
-    thread.start()
-    yield f"http://127.0.0.1:{listener.getsockname()[1]}"
-    server.should_exit = True
-    thread.join()
+    with served(lifecycle) as url:
+        yield url
 
 
 def test_status(runner: CliRunner, lifecycle: Lifecycle, url: str) -> None:
@@ -280,6 +283,15 @@ def test_status_in_json(runner: CliRunner, lifecycle: Lifecycle, url: str) -> No
     assert {"active", "mode", "since", "reason", "resources"} <= set(answer)
 
 
+def test_status_names_sensors_that_are_down(runner: CliRunner, lifecycle: Lifecycle, url: str) -> None:
+    """A sensor that does not answer is named with what it said last; one that does is not."""
+    engine = FakeEngine()
+    lifecycle.ready(Serving(engine, FakeControl(engine)))
+    output = runner.invoke(app, ["status", "--url", url]).stdout
+    assert re.search(r"sensor down +thermal: no such file", output)
+    assert output.count("sensor") == 1
+
+
 def test_status_of_a_daemon_that_loads(runner: CliRunner, url: str) -> None:
     """A daemon that is not ready is reported as that, with exit status 1."""
     result = runner.invoke(app, ["status", "--url", url])
@@ -287,10 +299,11 @@ def test_status_of_a_daemon_that_loads(runner: CliRunner, url: str) -> None:
     assert "not ready (loading)" in result.stderr
 
 
+@pytest.mark.parametrize("command", ["status", "explain", "watch"])
 @pytest.mark.parametrize("address", ["http://127.0.0.1:1", "nonsense", "http://127.0.0.1:99999"])
-def test_status_of_no_daemon(runner: CliRunner, address: str) -> None:
+def test_no_daemon(runner: CliRunner, command: str, address: str) -> None:
     """Where no daemon answers, one line says so and how to start one, with exit status 1."""
-    result = runner.invoke(app, ["status", "--url", address])
+    result = runner.invoke(app, [command, "--url", address])
     assert result.exit_code == 1
     assert result.stderr.startswith(f"dynhat: error: no daemon answers at {address} ")
     assert "dynhat serve" in result.stderr
@@ -300,9 +313,18 @@ def test_status_of_no_daemon(runner: CliRunner, address: str) -> None:
 def test_resources_have_units() -> None:
     """Values are shown in the units people use, and a missing reading is said to be missing."""
     point = {"id": "p1", "latency_ms": 10.0}
-    status = {"active": point, "mode": "auto", "since": "now", "reason": "x"}
+    status = {
+        "active": point,
+        "mode": "auto",
+        "policy": "predictive",
+        "since": "now",
+        "reason": "x",
+        "slow_down_factor": 1.5,
+        "slow_down_std": 0.1,
+        "prediction_error_fraction": None,
+    }
     resources = {"cpu_max_frequency_hz": 1.9e9, "cpu_load_fraction": 0.25, "temperature_celsius": 61.5}
     shown = "\n".join(daemon_client.describe_status({**status, "resources": resources}))
-    for words in ("1900 MHz", "25 %", "61.5 °C"):
+    for words in ("1900 MHz", "25 %", "61.5 °C", "1.50 times the table's latencies (+- 10%)"):
         assert words in shown
     assert "not read yet" in "\n".join(daemon_client.describe_status({**status, "resources": None}))

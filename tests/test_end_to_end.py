@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from prometheus_client.parser import text_string_to_metric_families
 
 from dynhat_runtime.model.checkpoint import SENTENCEPIECE_MODEL, WEIGHTS, Bundle
 from tests.tiny_bundle import SENTENCES
@@ -37,10 +38,12 @@ def dynhat(*arguments: str, stdin: str = "") -> subprocess.CompletedProcess[str]
 
 
 class Daemon:
-    """`dynhat serve` on a free port."""
+    """`dynhat serve` on a free port. It goes by caps alone: the tiny table's latencies are made up, and a governor that
+    learns would learn just that."""
 
     def __init__(self, bundle: Path) -> None:
         command = [sys.executable, "-m", "dynhat_runtime", "serve", "--port", "0", "--bundle", str(bundle)]
+        command += ["--policy", "ladder"]
         self.process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
         assert self.process.stderr is not None
         self.log: list[str] = []
@@ -176,6 +179,82 @@ def test_status_command(daemon: Daemon) -> None:
     assert done.returncode == 0
     assert re.search(r"operating point\s+large", done.stdout)
     assert re.search(r"reason\s+\S", done.stdout)
+
+
+def test_promise(daemon: Daemon) -> None:
+    """A named point translates one request alone, a budget is kept and said so, and a strict one is refused."""
+    body = {"text": [SENTENCES[0], "42"], "source": "en", "target": "de"}
+    status, answer, headers = daemon.request("/v1/translate", {**body, "point": "small"})
+    assert status == 200
+    assert {text["operating_point"] for text in answer["translations"]} == {"small"}
+    assert headers["x-operating-point"] == "small"
+    assert answer["translations"][1]["text"] == "42"
+    _, answer, _ = daemon.request("/v1/translate", {**body, "latency_budget_ms": 600_000, "strict": True})
+    assert {text["budget_met"] for text in answer["translations"]} == {True}
+    assert all(text["predicted_ms"] > 0 < text["elapsed_ms"] for text in answer["translations"])
+    status, answer, _ = daemon.request("/v1/translate", {**body, "latency_budget_ms": 0.01, "strict": True})
+    assert status == 422
+    assert "the fastest, small, is predicted to take" in answer["error"]
+    assert daemon.request("/v1/translate", {**body, "min_quality": 20})[0] == 400
+
+
+def test_why_log(daemon: Daemon) -> None:
+    """Pinning and letting go are in the why-log, with snapshot and candidates, and in the metrics."""
+    daemon.request("/v1/operating-point", {"mode": "pinned", "point": "small"}, "PUT")
+    daemon.request("/v1/operating-point", {"mode": "auto"}, "PUT")
+    decisions = daemon.request("/v1/decisions?last=256")[1]["decisions"]
+    pinned = [decision for decision in decisions if decision["mode"] == "pinned" and decision["changed"]]
+    assert pinned[-1]["point_id"] == "small"
+    assert [candidate["point_id"] for candidate in pinned[-1]["candidates"]] == ["small", "middle", "large"]
+    assert pinned[-1]["snapshot"]["source"]
+    assert len(daemon.request("/v1/decisions?last=1")[1]["decisions"]) == 1
+    with urllib.request.urlopen(f"{daemon.url}/metrics", timeout=PATIENCE_S) as answer:
+        samples = [
+            sample
+            for family in text_string_to_metric_families(answer.read().decode())
+            for sample in family.samples
+        ]
+    switched = [sample for sample in samples if sample.name == "dynhat_switches_total"]
+    assert any(sample.labels["to"] == "small" and sample.labels["reason"] == "pinned" for sample in switched)
+    assert sum(sample.value for sample in samples if sample.name == "dynhat_operating_point") == 1
+
+
+def test_explain_and_watch(daemon: Daemon) -> None:
+    """`dynhat explain` and one picture of `dynhat watch` name the active point."""
+    done = dynhat("explain", "--url", daemon.url)
+    assert done.returncode == 0, done.stderr
+    assert re.match(r"(small|middle|large) has been active since \S+, chosen by the policy ", done.stdout)
+    done = dynhat("watch", "--once", "--url", daemon.url)
+    assert done.returncode == 0, done.stderr
+    for point_id in ("small", "middle", "large"):
+        assert point_id in done.stdout
+
+
+def test_watch_ends_on_interrupt(daemon: Daemon) -> None:
+    """`dynhat watch` prints lines into a pipe at once, and Ctrl-C ends it with 0 and without a traceback."""
+    command = [sys.executable, "-m", "dynhat_runtime", "watch", "--interval-s", "0.1", "--url", daemon.url]
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    assert process.stdout is not None
+    lines = [process.stdout.readline() for _ in range(3)]
+    process.send_signal(signal.SIGINT)
+    _, errors = process.communicate(timeout=PATIENCE_S)
+    assert all("point=" in line for line in lines)
+    assert (process.returncode, errors) == (0, "")
+
+
+def test_nonsense_is_not_served(tiny_bundle: Bundle, tmp_path: Path) -> None:
+    """Points that claim to translate and do not are refused: the daemon says so and does not start."""
+    table = tiny_bundle.table()
+    claiming = tuple(point.model_copy(update={"bleu": 25.0}) for point in table)
+    path = tmp_path / "table.json"
+    table.model_copy(update={"points": claiming}).save(path)
+    done = dynhat("serve", "--port", "0", "--bundle", str(tiny_bundle.path), "--table", str(path))
+    assert done.returncode == 2
+    assert done.stderr.splitlines()[-1].startswith(
+        "dynhat: error: all 3 operating points were refused (small: "
+    )
+    for point_id in ("small", "middle", "large"):
+        assert f"operating point {point_id} is refused: canary sentence" in done.stderr
 
 
 def test_translate_is_line_for_line(tiny_bundle: Bundle) -> None:

@@ -115,7 +115,13 @@ def test_a_wish_picks_a_point(
 def test_a_missed_budget_is_said(client: TestClient, engine: FakeEngine) -> None:
     """A translation that took longer than its budget says so, whatever was predicted."""
     engine.go.clear()
-    threading.Timer(0.05, engine.go.set).start()
+    original = engine.submit
+
+    def submit_slowly(*args: Any, **kwargs: Any) -> Any:
+        threading.Timer(0.05, engine.go.set).start()
+        return original(*args, **kwargs)
+
+    engine.submit = submit_slowly  # type: ignore[method-assign]
     (translation,) = ask(client, latency_budget_ms=20).json()["translations"]
     assert translation["predicted_ms"] == 20
     assert translation["elapsed_ms"] > 20

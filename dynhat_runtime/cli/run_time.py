@@ -42,6 +42,9 @@ def serve(
     latency_budget_ms: Annotated[
         float | None, typer.Option(help="Time one sentence may take, in ms; without it the table's default.")
     ] = None,
+    policy: Annotated[
+        str | None, typer.Option(help="predictive (as it is without), ladder, energy or fixed.")
+    ] = None,
     config: Annotated[
         Path | None, typer.Option(help="TOML file with settings; without it the one DYNHAT_CONFIG names.")
     ] = None,
@@ -65,6 +68,7 @@ def serve(
         "bundle": bundle,
         "table": table,
         "latency_budget_ms": latency_budget_ms,
+        "policy": policy,
         "log_level": log_level,
     }
     settings = load_settings(config, command_line)

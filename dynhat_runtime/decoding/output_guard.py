@@ -1,7 +1,7 @@
 """Notices a degenerate translation: one that loops, is absurdly long or short, says nothing, or copies its source.
 
-Pure: tokens and text in, a fault or None out. Judges form only: a fluent mistranslation passes. The bounds were set
-so that a false alarm is rarer than a real one on the shipped models: `docs/decisions/0012-output-guard.md`.
+Pure: tokens and text in, a fault or None out. Judges form only: a fluent mistranslation passes. How often
+each rule fires on the shipped bundle: `docs/decisions/0012-output-guard.md`.
 """
 
 from __future__ import annotations

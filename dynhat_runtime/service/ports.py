@@ -112,11 +112,11 @@ class ControlStatusPort(Protocol):
         """Name of the policy that chooses."""
 
     @property
-    def slow_down_factor(self) -> float:
-        """How much slower than the table says translations are at present."""
+    def slow_down_factor(self) -> float | None:
+        """How much slower than the table says translations are at present; None before the first decision."""
 
     @property
-    def slow_down_std(self) -> float:
+    def slow_down_std(self) -> float | None:
         """How uncertain that is, about a relative error."""
 
     @property

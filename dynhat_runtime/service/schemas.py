@@ -123,9 +123,9 @@ class OperatingPointAnswer(BaseModel):
     since: str
     """UTC, ISO 8601."""
     reason: str
-    slow_down_factor: float
-    """How much slower than measured translations are at present."""
-    slow_down_std: float
+    slow_down_factor: float | None
+    """How much slower than measured translations are at present; null before the first decision."""
+    slow_down_std: float | None
     prediction_error_fraction: float | None
     """Median absolute error of the last predictions; null before any."""
     resources: dict[str, Any] | None
