@@ -85,9 +85,9 @@ class ControlStatus:
     snapshot: ResourceSnapshot | None
     """What the latest decision saw; None before the first."""
     policy: PolicyName
-    slow_down_factor: float = 1.0
-    """Of everything against the table's figures; 1 before the first decision."""
-    slow_down_std: float = 0.0
+    slow_down_factor: float | None = None
+    """Of everything against the table's figures; None before the first decision."""
+    slow_down_std: float | None = None
     """Of its logarithm; about its relative error."""
     num_predictions: int = 0
     """Observations that a prediction was made for, since the start."""
