@@ -8,11 +8,12 @@ from __future__ import annotations
 import contextlib
 import os
 import select
+import signal
 import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO
@@ -87,13 +88,28 @@ class Child:
 
 
 @contextlib.contextmanager
-def child(arguments: Sequence[str]) -> Iterator[Child]:
-    """Run this Python with `arguments` in the working copy; in the end it is stopped and reaped."""
+def child(arguments: Sequence[str], environment: Mapping[str, str] | None = None) -> Iterator[Child]:
+    """Run this Python with `arguments` in the working copy; in the end it is stopped and reaped.
+
+    Args:
+        arguments: Of Python.
+        environment: Its variables; without it this process's own.
+    """
+    with program([sys.executable, *arguments], " ".join(arguments[:3]), environment) as started:
+        yield started
+
+
+@contextlib.contextmanager
+def program(
+    command: Sequence[str], name: str, environment: Mapping[str, str] | None = None
+) -> Iterator[Child]:
+    """Run any program, as `child` does; what it began itself is ended with it."""
     with tempfile.TemporaryFile() as log:
         started_s = time.perf_counter()
         popen = subprocess.Popen(
-            [sys.executable, *arguments],
+            command,
             cwd=ROOT,
+            env=environment,
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=log,
@@ -101,7 +117,7 @@ def child(arguments: Sequence[str]) -> Iterator[Child]:
             start_new_session=True,  # Ctrl-C reaches the benchmark, and the benchmark stops the child
         )
         try:
-            yield Child(" ".join(arguments[:3]), popen, started_s, log)
+            yield Child(name, popen, started_s, log)
         finally:
             _stop(popen)
 
@@ -116,6 +132,8 @@ def _stop(popen: subprocess.Popen[bytes]) -> None:
     finally:
         popen.kill()
         popen.wait(STOP_S)
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(popen.pid, signal.SIGKILL)  # its own session: only what it left behind
         for pipe in (popen.stdin, popen.stdout):
             if pipe is not None:
                 with contextlib.suppress(OSError):

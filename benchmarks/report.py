@@ -120,7 +120,7 @@ def as_markdown(environment: Environment, command: str, results: Sequence[Result
     """The report."""
     parts = [
         f"# Run time benchmarks, {environment.measured_at[:10]}",
-        "\n".join(_environment_lines(environment)),
+        "\n".join(environment_lines(environment)),
         f"Reproduce with:\n\n    {command}",
         "p99 is given from 100 samples on; a ratio is one of medians, and its spread the widest the samples allow.",
         *(_section(result) for result in results),
@@ -128,7 +128,8 @@ def as_markdown(environment: Environment, command: str, results: Sequence[Result
     return "\n\n".join(parts) + "\n"
 
 
-def _environment_lines(environment: Environment) -> list[str]:
+def environment_lines(environment: Environment) -> list[str]:
+    """The environment as a list."""
     hz, pressure = environment.cpu_max_frequency_hz, environment.cpu_pressure_fraction
     return [
         f"- Device: {environment.device} ({environment.machine}), {environment.num_usable_cpus} CPUs usable, "

@@ -1,4 +1,11 @@
-"""Plain English sentences to translate, of 4 to 25 words. Measuring needs lengths, not meaning."""
+"""Plain English sentences to translate, of 4 to 25 words, and of 30. Measuring needs lengths, not meaning.
+
+All were written for this project and come under its licence.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
 
 SENTENCES = (
     "Good morning to you all.",
@@ -34,3 +41,8 @@ SENTENCES = (
     "We had to wait for two hours at the airport because the plane from London was late.",
     "Scientists have found that the birds return to the same island every spring in order to raise their young.",
 )
+
+
+def sentences_of_30_words() -> list[str]:
+    """Forty sentences of 30 to 33 words."""
+    return Path(__file__).with_name("sentences_of_30_words.txt").read_text(encoding="utf-8").splitlines()
