@@ -28,7 +28,17 @@ def ask_status(base_url: str) -> dict[str, Any]:
     Raises:
         DaemonUnreachableError: Nothing, or something else, answers there; or it is not ready.
     """
-    url = f"{base_url.rstrip('/')}/v1/operating-point"
+    return _ask(base_url, "/v1/operating-point", "active")
+
+
+def ask_trace(base_url: str, after: int) -> dict[str, Any]:
+    """What the daemon recorded after event number `after`; raises as `ask_status` does."""
+    return _ask(base_url, f"/v1/trace?after={after}", "events")
+
+
+def _ask(base_url: str, path: str, expected: str) -> dict[str, Any]:
+    """A GET's answer, which has to have the field `expected`."""
+    url = f"{base_url.rstrip('/')}{path}"
     try:
         with urllib.request.urlopen(url, timeout=TIMEOUT_S) as response:
             answer = json.load(response)
@@ -40,7 +50,7 @@ def ask_status(base_url: str) -> dict[str, Any]:
         raise DaemonUnreachableError(
             f"no daemon answers at {base_url} ({reason}): start one with 'dynhat serve' or give --url"
         ) from None
-    if not isinstance(answer, dict) or "active" not in answer:
+    if not isinstance(answer, dict) or expected not in answer:
         raise DaemonUnreachableError(f"what answers at {base_url} is no dynhat daemon: give --url")
     return answer
 
