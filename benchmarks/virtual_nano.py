@@ -159,7 +159,9 @@ def _authors_latencies() -> dict[int, tuple[float, float]]:
     return {
         layers: (
             median(float(row["latency_mean_encoder"]) for row in of_layers),
-            median(float(row["latency_std_decoder"]) / float(row["latency_mean_decoder"]) for row in of_layers),
+            median(
+                float(row["latency_std_decoder"]) / float(row["latency_mean_decoder"]) for row in of_layers
+            ),
         )
         for layers in range(1, 7)
         if (of_layers := [row for row in rows if int(float(row["decoder_layer_num"])) == layers])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
 
@@ -100,7 +101,7 @@ def rules_of(
         if name not in names:
             raise TraceError(f"rule {name!r} of the trace is unknown to this version of dynhat")
     try:
-        rules = _RULES.validate_python(header.rules, strict=True)
+        rules = _RULES.validate_json(json.dumps(header.rules), strict=True)
     except ValidationError as error:
         raise TraceError(f"rule {first_complaint(error)}, in the trace's header") from None
     given: dict[str, object] = {"policy": policy, "latency_budget_ms": latency_budget_ms}
