@@ -91,6 +91,17 @@ def test_settings_are_frozen() -> None:
         ("request_timeout_s", 0),
         ("drain_timeout_s", -1),
         ("log_level", "loud"),
+        ("policy", "best"),
+        ("confidence", 1.0),
+        ("reference_tokens", 0),
+        ("dwell_s", -1),
+        ("max_switches_per_minute", 0),
+        ("min_quality", 101),
+        ("temperature_limit_celsius", float("nan")),
+        ("cooling_limit_fraction", 1.1),
+        ("power_limit_mw", 0),
+        ("memory_floor_mib", 0),
+        ("battery_saver_fraction", 2),
     ],
 )
 def test_a_bad_value_is_named_in_one_line(name: str, value: object) -> None:

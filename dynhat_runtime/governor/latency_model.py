@@ -15,6 +15,9 @@ from typing import NamedTuple
 
 from dynhat_runtime.operating_point import LatencyMeasurement, OperatingPoint, OperatingPointTable
 
+MAX_KEPT_PLANS = 64
+"""Numbers of CPUs whose plan is worked out once: it is asked for with every observation."""
+
 
 class _Curve(NamedTuple):
     """Milliseconds over a length in tokens: measured knots, lengths rising."""
@@ -45,6 +48,7 @@ class LatencyModel:
         """
         self.table = table
         self._rows = {point.id: _rows_by_cpus(point, 0) for point in table}
+        self._planned_slow_downs: dict[float | None, float] = {}
         self._planned_rows = {point.id: _rows_by_cpus(point, num_busy_neighbours) for point in table}
 
     def predict_ms(
@@ -75,6 +79,8 @@ class LatencyModel:
         Args:
             num_cpus: As for `predict_ms`.
         """
+        if num_cpus in self._planned_slow_downs:
+            return self._planned_slow_downs[num_cpus]
         length = self.table.reference_num_tokens
         logarithms = [
             math.log(
@@ -83,7 +89,9 @@ class LatencyModel:
             )
             for point_id, rows in self._rows.items()
         ]
-        return max(math.exp(fmean(logarithms)), 1.0)
+        if len(self._planned_slow_downs) == MAX_KEPT_PLANS:
+            self._planned_slow_downs.clear()
+        return self._planned_slow_downs.setdefault(num_cpus, max(math.exp(fmean(logarithms)), 1.0))
 
 
 def _at_cpus_ms(
