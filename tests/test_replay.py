@@ -55,7 +55,9 @@ def decided(
     )
 
 
-def translated(monotonic_s: float, point_id: str, elapsed_ms: float, *, is_canary: bool = False) -> Observation:
+def translated(
+    monotonic_s: float, point_id: str, elapsed_ms: float, *, is_canary: bool = False
+) -> Observation:
     """One sentence of 30 tokens."""
     return Observation(
         monotonic_s=monotonic_s,
@@ -361,7 +363,7 @@ def test_a_table_of_another_device_is_refused(tmp_path: Path) -> None:
     """A profile of another device is refused; the message names both devices and the remedy."""
     table = three_points()
     other = table.model_copy(update={"device": table.device.model_copy(update={"name": "Another Board"})})
-    with pytest.raises(TraceError, match="of Another Board, but .* with those of hand-made: give --table"):
+    with pytest.raises(TraceError, match=r"of Another Board, but .* with those of hand-made: give --table"):
         find_table(HEADER, saved(tmp_path, other))
 
 
@@ -404,7 +406,7 @@ def test_the_bundles_table_is_found(tiny_bundle: Any) -> None:
     table = tiny_bundle.table()
     header = replace(HEADER, table=TableIdentity.of(table))
     assert find_table(header, bundle=tiny_bundle.path).table == table
-    with pytest.raises(TraceError, match="of made up, but .* with those of hand-made"):
+    with pytest.raises(TraceError, match=r"of made up, but .* with those of hand-made"):
         find_table(HEADER, bundle=tiny_bundle.path)
 
 

@@ -125,7 +125,10 @@ def test_a_large_file_takes_little_memory(tmp_path: Path) -> None:
         (b"\x7fELF\x00\x00", "line 1: is no JSON"),
         (as_line(SNAPSHOT).encode(), "line 1: is no header"),
         (b'{"kind":"weather"}', "line 1: is no header"),
-        (as_line(HEADER).replace('"format_version":1', '"format_version":9').encode(), "line 1: format_version: 9"),
+        (
+            as_line(HEADER).replace('"format_version":1', '"format_version":9').encode(),
+            "line 1: format_version: 9",
+        ),
     ],
 )
 def test_not_a_trace(tmp_path: Path, content: bytes, complaint: str) -> None:
