@@ -121,6 +121,17 @@ def test_more_than_a_page(served: Served, tmp_path: Path) -> None:
     assert numbers_in(tmp_path / "t") == list(range(1, MAX_PAGE_EVENTS + 100))
 
 
+def test_a_rush_at_the_end(served: Served, tmp_path: Path) -> None:
+    """Also what comes in the last moment, and is more than a page, is fetched whole."""
+    path = tmp_path / "trace.jsonl"
+    served.tell(1)
+    with recording(served, path) as end:
+        until(lambda: path.exists() and path.read_bytes().count(b"\n") == 2)
+        served.tell(*range(2, 2 * MAX_PAGE_EVENTS))
+        end()
+    assert numbers_in(path) == list(range(1, 2 * MAX_PAGE_EVENTS))
+
+
 def test_what_came_too_early_is_a_gap(tmp_path: Path) -> None:
     """Events that the daemon holds no more leave a line that says how many."""
     running = Served(TraceRing(HEADER, max_held_bytes=1000))
