@@ -146,15 +146,19 @@ def test_confidence_keeps_a_distance_that_grows_with_the_noise() -> None:
 
 
 def test_a_step_up_taken_back_makes_the_next_one_wait_longer(bench: Bench) -> None:
-    """A load that comes and goes every few seconds is followed up less and less often."""
-    num_steps = []
+    """A load that returns right after a step up holds the next one back, twice as long each time; other caps do not."""
+    bench.work(6.0, 10)
+    holds_s = []
     for _ in range(3):
-        bench.switched_s.clear()
-        for _ in range(4):
-            bench.work(6.0, 8)
-            bench.work(1.0, 12)
-        num_steps.append(len(bench.switched_s))
-    assert num_steps[-1] < num_steps[0]
+        while bench.governor.active_id == "p1":
+            bench.work(1.0, 1)
+        while bench.governor.active_id != "p1":
+            decision = bench.work(6.0, 1)
+        assert decision.changed
+        holds_s.append(bench.decide(wait_s=0.0).dwell_s)
+    assert holds_s == pytest.approx([5.0, 10.0, 20.0])
+    bench.snapshot = ONE_CPU
+    assert bench.decide(wait_s=0.0).dwell_s <= 0.5
 
 
 # --- caps -------------------------------------------------------------------------------------------------------
