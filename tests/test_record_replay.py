@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import subprocess
 import sys
+import threading
 import time
-from collections.abc import Iterator
+import urllib.request
 from pathlib import Path
 
 import pytest
@@ -16,7 +18,7 @@ from dynhat_runtime.model.checkpoint import shipped_bundle_path
 from dynhat_runtime.resource_snapshot import ResourceSnapshot
 from dynhat_runtime.trace import TracedDecision
 from dynhat_runtime.trace_file import TraceFile
-from tests.test_end_to_end import PATIENCE_S, Daemon, dynhat, needs_two_cpus
+from tests.test_end_to_end import PATIENCE_S, dynhat, needs_two_cpus
 
 pytestmark = pytest.mark.daemon
 
@@ -24,19 +26,36 @@ TEXT = "The secretive gardener Bartholomew watered the roses."
 """Its words must not be in a trace."""
 
 
-@pytest.fixture(scope="module")
-def daemon() -> Iterator[Daemon]:
-    """One running daemon on the shipped bundle."""
-    running = Daemon(shipped_bundle_path())
-    yield running
-    running.process.terminate()
-    assert running.process.wait(PATIENCE_S) == 0, running.log
+class Daemon:
+    """`dynhat serve` on a free port, with the shipped bundle and its default policy."""
+
+    def __init__(self) -> None:
+        command = [sys.executable, "-m", "dynhat_runtime", "serve", "--port", "0"]
+        self.process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
+        assert self.process.stderr is not None
+        log: list[str] = []
+        for line in self.process.stderr:
+            log.append(line)
+            if found := re.search(r"ready: (http://\S+)", line):
+                self.url = found[1]
+                break
+        else:
+            pytest.fail(f"the daemon ended with {self.process.wait()}: {log}")
+        threading.Thread(target=log.extend, args=(self.process.stderr,), daemon=True).start()
+
+    def send(self, method: str, path: str, body: object) -> None:
+        """A request that succeeds."""
+        headers = {"Content-Type": "application/json"}
+        request = urllib.request.Request(self.url + path, json.dumps(body).encode(), headers, method=method)
+        with urllib.request.urlopen(request, timeout=PATIENCE_S) as answer:
+            assert answer.status == 200
 
 
 @pytest.fixture(scope="module")
-def trace(daemon: Daemon, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A recording of it: requests on all CPUs, on one, and on all again; with a point pinned by hand for a while."""
+def trace(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A recording of it: requests on all CPUs, on one, and on all again; then a point pinned by hand for a while."""
     path = tmp_path_factory.mktemp("trace") / "trace.jsonl"
+    daemon = Daemon()
     command = [sys.executable, "-m", "dynhat_runtime", "record", "--url", daemon.url, "--out", str(path)]
     recorder = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
     cpus = sorted(os.sched_getaffinity(daemon.process.pid))
@@ -44,16 +63,19 @@ def trace(daemon: Daemon, tmp_path_factory: pytest.TempPathFactory) -> Path:
         for usable in (cpus, cpus[:1], cpus):
             os.sched_setaffinity(daemon.process.pid, usable)
             for _ in range(3):
-                assert daemon.translate(TEXT)[0] == 200
+                daemon.send("POST", "/translate", {"q": TEXT, "source": "en", "target": "de"})
             time.sleep(0.6)
-        daemon.request("/v1/operating-point", {"mode": "pinned", "point": "l2"}, "PUT")
+        daemon.send("PUT", "/v1/operating-point", {"mode": "pinned", "point": "l2"})
         time.sleep(0.3)
-        daemon.request("/v1/operating-point", {"mode": "auto"}, "PUT")
+        daemon.send("PUT", "/v1/operating-point", {"mode": "auto"})
         time.sleep(0.6)
     finally:
         recorder.terminate()
         said = recorder.communicate(timeout=PATIENCE_S)[1]
+        daemon.process.terminate()
+        status = daemon.process.wait(PATIENCE_S)
     assert recorder.returncode == 0, said
+    assert status == 0
     return path
 
 
