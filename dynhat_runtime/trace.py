@@ -110,6 +110,10 @@ _KINDS: dict[str, type[Any]] = {
     "gap": Gap,
 }
 _NAMES = {kind: name for name, kind in _KINDS.items()}
+_DEFAULTS = {
+    kind: {field.name: field.default for field in fields(kind) if field.name != "format_version"}
+    for kind in _KINDS.values()
+}
 _ADAPTERS = {name: TypeAdapter(kind) for name, kind in _KINDS.items()}
 
 _BOUNDS: tuple[tuple[str, float, float], ...] = (
@@ -132,7 +136,8 @@ _BOUNDS: tuple[tuple[str, float, float], ...] = (
 
 def as_line(value: Event | TraceHeader) -> str:
     """One line of JSON, without its end. What has its default value is left out."""
-    content = {name: part for name, part in asdict(value).items() if not _is_default(value, name, part)}
+    defaults = _DEFAULTS[type(value)]
+    content = {name: part for name, part in asdict(value).items() if part != defaults.get(name, MISSING)}
     return json.dumps({"kind": _NAMES[type(value)], **content}, separators=(",", ":"), allow_nan=False)
 
 
@@ -153,13 +158,6 @@ def parse_line(line: str | bytes) -> Event | TraceHeader | None:
         raise TraceError(first_complaint(error)) from None
     _check(value)
     return value
-
-
-def _is_default(value: object, name: str, part: object) -> bool:
-    if name == "format_version":
-        return False
-    default = next(field.default for field in fields(value) if field.name == name)  # type: ignore[arg-type]
-    return default is not MISSING and part == default
 
 
 def _kind_of(line: str | bytes) -> str:
