@@ -22,11 +22,14 @@ from typing import Any, Protocol
 import uvicorn
 
 from dynhat_runtime.errors import SettingsError
+from dynhat_runtime.governor.rules import GovernorRules
 from dynhat_runtime.observation import Observation
+from dynhat_runtime.service import trace
 from dynhat_runtime.service.app import create_app
 from dynhat_runtime.service.lifecycle import Lifecycle, Serving
 from dynhat_runtime.service.limits import RequestLimits
 from dynhat_runtime.service.ports import ControlPort, EnginePort
+from dynhat_runtime.service.trace import TracePort
 from dynhat_runtime.settings import Settings
 
 SHORTEST_STOP_S = 1.0
@@ -65,6 +68,10 @@ class Runtime:
     engine: StartableEngine
     control: StartableControl
     latency_budget_ms: float
+    trace: TracePort | None = None
+    """Holds what happened of late."""
+    close_monitor: Callable[[], None] = lambda: None
+    """Ends what senses, once nobody asks it any more."""
 
     def start(self) -> None:
         """Engine first: the control loop acts on it."""
@@ -78,6 +85,7 @@ class Runtime:
     def stop(self, timeout_s: float) -> None:
         """In the reverse order."""
         self.control.stop()
+        self.close_monitor()
         self.engine.stop(timeout_s)
 
 
@@ -90,10 +98,11 @@ def build_runtime(settings: Settings) -> Runtime:
     # Imported here: torch takes seconds, and the daemon answers before that.
     from dynhat_runtime.control_loop import ControlLoop
     from dynhat_runtime.engine import TranslationEngine
-    from dynhat_runtime.governor.rules import GovernorRules
     from dynhat_runtime.model.checkpoint import Bundle, shipped_bundle_path
     from dynhat_runtime.monitor import choose_monitor
     from dynhat_runtime.monitor.identity import device_name
+    from dynhat_runtime.trace import TableIdentity
+    from dynhat_runtime.trace_ring import TraceRing, header_of
 
     bundle = Bundle.open(settings.bundle or shipped_bundle_path())
     table = bundle.table(settings.table)
@@ -116,29 +125,39 @@ def build_runtime(settings: Settings) -> Runtime:
         queue_limit_sentences=settings.queue_limit_sentences,
         on_finished=observe,
     )
+    rules = _rules(settings, budget_ms)
+    served_ids = tuple(point.id for point in engine.table)
+    trace_ring = TraceRing(header_of(TableIdentity.of(table, served_ids), rules))
+    monitor = choose_monitor(settings.monitor)
     control = ControlLoop(
-        choose_monitor(settings.monitor),
+        monitor,
         engine,
         engine.table,  # without the points that were refused
-        GovernorRules(
-            latency_budget_ms=budget_ms,
-            policy=settings.policy,
-            confidence=settings.confidence,
-            dwell_s=settings.dwell_s,
-            max_step_ups_per_minute=settings.max_switches_per_minute,
-            num_busy_neighbours=settings.busy_neighbours,
-            num_tokens=settings.reference_tokens,
-            beam_size=settings.beam_size,
-            min_quality=settings.min_quality,
-            temperature_limit_celsius=settings.temperature_limit_celsius,
-            cooling_limit_fraction=settings.cooling_limit_fraction,
-            power_limit_mw=settings.power_limit_mw,
-            memory_floor_mib=settings.memory_floor_mib,
-            battery_saver_fraction=settings.battery_saver_fraction,
-        ),
+        rules,
         interval_s=settings.control_interval_s,
+        recorder=trace_ring,
     )
-    return Runtime(engine, control, budget_ms)
+    return Runtime(engine, control, budget_ms, trace_ring, monitor.close)
+
+
+def _rules(settings: Settings, budget_ms: float) -> GovernorRules:
+    """What the operator asks of the governor."""
+    return GovernorRules(
+        latency_budget_ms=budget_ms,
+        policy=settings.policy,
+        confidence=settings.confidence,
+        dwell_s=settings.dwell_s,
+        max_step_ups_per_minute=settings.max_switches_per_minute,
+        num_busy_neighbours=settings.busy_neighbours,
+        num_tokens=settings.reference_tokens,
+        beam_size=settings.beam_size,
+        min_quality=settings.min_quality,
+        temperature_limit_celsius=settings.temperature_limit_celsius,
+        cooling_limit_fraction=settings.cooling_limit_fraction,
+        power_limit_mw=settings.power_limit_mw,
+        memory_floor_mib=settings.memory_floor_mib,
+        battery_saver_fraction=settings.battery_saver_fraction,
+    )
 
 
 def run(settings: Settings, build: Callable[[Settings], Runtime] = build_runtime) -> int:
@@ -236,10 +255,13 @@ class _Daemon:
         self._lifecycle = Lifecycle()
         self._told_to_stop = asyncio.Event()
         self._told_to_hurry = asyncio.Event()
+        self._trace: TracePort | None = None
         limits = RequestLimits(settings.char_limit, settings.batch_limit, settings.request_timeout_s)
+        app = create_app(self._lifecycle, limits)
+        app.include_router(trace.router(lambda: self._trace))
         self._server = _Server(
             uvicorn.Config(
-                create_app(self._lifecycle, limits),
+                app,
                 http="h11",
                 lifespan="off",
                 log_config=None,
@@ -285,6 +307,7 @@ class _Daemon:
     def _announce(self, runtime: Runtime) -> None:
         """Open for translations."""
         engine = runtime.engine
+        self._trace = runtime.trace
         self._lifecycle.ready(Serving(engine, runtime.control))
         logger.info(
             "ready: %s operating point %s of %d, budget %g ms",

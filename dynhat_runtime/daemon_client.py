@@ -36,6 +36,11 @@ def ask_decisions(base_url: str, last: int) -> list[dict[str, Any]]:
     return list(_ask(base_url, f"/v1/decisions?last={last}", "decisions")["decisions"])
 
 
+def ask_trace(base_url: str, after: int) -> dict[str, Any]:
+    """What the daemon recorded after event number `after`; raises as `ask_status` does."""
+    return _ask(base_url, f"/v1/trace?after={after}", "events")
+
+
 def _ask(base_url: str, path: str, expected: str) -> dict[str, Any]:
     """A GET's answer, which has to have the field `expected`."""
     url = f"{base_url.rstrip('/')}{path}"

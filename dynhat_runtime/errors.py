@@ -13,6 +13,7 @@
     |   `-- EngineStoppedError      the engine is stopping or stopped (HTTP 503)
     |-- DaemonUnreachableError      no daemon answers where one was asked, or it is not ready
     |-- MonitorError                a sensor that cannot be read at all
+    |-- TraceError                  a recording that cannot be written, read or replayed
     |-- TrainingError               data or recipe that cannot be trained on
     |-- LatencyDataError            a latency dataset or predictor that cannot be used here
     `-- SearchError                 a search that cannot be run or resumed as asked
@@ -100,6 +101,10 @@ class DaemonUnreachableError(DynhatError):
 
 class MonitorError(DynhatError):
     """A sensor that cannot be read at all."""
+
+
+class TraceError(DynhatError):
+    """A recording that cannot be written or read, or belongs to another operating point table."""
 
 
 class TrainingError(DynhatError):

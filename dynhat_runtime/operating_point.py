@@ -68,6 +68,8 @@ class DeviceDescription(BaseModel):
     """Processor architecture as the kernel names it, such as aarch64."""
     num_cpus: Annotated[int, Field(gt=0)]
     cpu_max_frequency_hz: Positive | None = None
+    gpu_max_frequency_hz: Positive | None = None
+    """Of the GPU that the model ran on; None where it ran on the CPUs."""
     torch_version: str
     precision: str
     beam_size: Annotated[int, Field(gt=0)]

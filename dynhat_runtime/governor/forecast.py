@@ -99,9 +99,19 @@ class Forecast:
 def clock_slow_down(snapshot: ResourceSnapshot, table: OperatingPointTable) -> float:
     """Factor on measured latencies for a clock capped below the one they were measured under.
 
-    A higher cap promises nothing: the gain was not measured.
+    The GPU's clock for a table measured on a GPU, else the CPUs'. A higher cap promises nothing: the gain was not
+    measured.
     """
-    measured_hz, capped_hz = table.device.cpu_max_frequency_hz, snapshot.cpu_max_frequency_hz
+    measured_hz, capped_hz = clock_caps_hz(snapshot, table)
     if measured_hz is None or not capped_hz:
         return 1.0
     return max(measured_hz / capped_hz, 1.0)
+
+
+def clock_caps_hz(
+    snapshot: ResourceSnapshot, table: OperatingPointTable
+) -> tuple[float | None, float | None]:
+    """Cap of the clock that counts, when the table was measured and now."""
+    if table.device.gpu_max_frequency_hz is not None:
+        return table.device.gpu_max_frequency_hz, snapshot.gpu_max_frequency_hz
+    return table.device.cpu_max_frequency_hz, snapshot.cpu_max_frequency_hz

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dynhat_runtime.governor.decision import ReasonCode
+from dynhat_runtime.governor.forecast import clock_caps_hz
 from dynhat_runtime.governor.situation import Situation
 from dynhat_runtime.operating_point import OperatingPointTable
 from dynhat_runtime.resource_snapshot import ResourceSnapshot
@@ -132,9 +133,12 @@ class Words:
 
 def place(snapshot: ResourceSnapshot, table: OperatingPointTable) -> str:
     """The caps in words, such as `on 1 CPU capped at 0.74 of 1.48 GHz`."""
-    num_cpus = snapshot.effective_cpus
-    words = "on all CPUs" if num_cpus is None else f"on {num_cpus:.3g} CPU{'' if num_cpus == 1 else 's'}"
-    measured_hz, capped_hz = table.device.cpu_max_frequency_hz, snapshot.cpu_max_frequency_hz
+    words = "on the GPU" if table.device.gpu_max_frequency_hz is not None else _cpus(snapshot.effective_cpus)
+    measured_hz, capped_hz = clock_caps_hz(snapshot, table)
     if measured_hz is not None and capped_hz and capped_hz < measured_hz:
         words += f" capped at {capped_hz / 1e9:.2f} of {measured_hz / 1e9:.2f} GHz"
     return words
+
+
+def _cpus(num_cpus: float | None) -> str:
+    return "on all CPUs" if num_cpus is None else f"on {num_cpus:.3g} CPU{'' if num_cpus == 1 else 's'}"

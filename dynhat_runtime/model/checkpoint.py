@@ -166,17 +166,22 @@ class Bundle:
         """
         if path is not None:
             return self._checked(path)
-        tables = [
-            self._checked(self.path / name)
-            for name in sorted(self.manifest.files)
-            if name.startswith(f"{TABLES}/")
-        ]
+        tables = self.tables()
         if not tables:
             raise BundleError(
                 f"{self.path / TABLES}: no operating points yet: measure them with 'dynhat profile --points'"
             )
         here, machine = device_name(), platform.machine()
         return min(tables, key=lambda table: (table.device.name != here, table.device.machine != machine))
+
+    def tables(self) -> list[OperatingPointTable]:
+        """All tables, whatever device they were measured on.
+
+        Raises:
+            BundleError: One was measured on other weights or for another design space.
+        """
+        names = [name for name in sorted(self.manifest.files) if name.startswith(f"{TABLES}/")]
+        return [self._checked(self.path / name) for name in names]
 
     def _checked(self, path: Path) -> OperatingPointTable:
         table = OperatingPointTable.load(path)
