@@ -49,7 +49,13 @@ class BoardDaemon:
             self._process = board.popen(
                 command,
                 view,
-                {"DYNHAT_MONITOR": monitor, "OMP_NUM_THREADS": "1", **(environment or {})},
+                # By caps alone: how fast the simulated board really is, is this machine's affair.
+                {
+                    "DYNHAT_MONITOR": monitor,
+                    "DYNHAT_POLICY": "ladder",
+                    "OMP_NUM_THREADS": "1",
+                    **(environment or {}),
+                },
                 stderr=file,
             )
         ready = wait_until(
