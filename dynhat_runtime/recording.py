@@ -6,6 +6,7 @@ The daemon knows nothing of the file: a full disk ends the recording and nothing
 from __future__ import annotations
 
 import json
+import math
 import os
 import signal
 import threading
@@ -17,7 +18,7 @@ from pathlib import Path
 from typing import Any, TextIO
 
 from dynhat_runtime.daemon_client import ask_trace
-from dynhat_runtime.errors import DaemonUnreachableError, TraceError
+from dynhat_runtime.errors import DaemonUnreachableError, SettingsError, TraceError
 from dynhat_runtime.trace import MAX_PAGE_EVENTS, Gap, as_line
 
 POLL_S = 0.5
@@ -45,7 +46,12 @@ class TraceRecording:
             base_url: Where the daemon listens.
             path: File to write; it must not hold anything yet.
             max_mib: Size at which to end.
+
+        Raises:
+            SettingsError: The size is none.
         """
+        if not 0 < max_mib < math.inf:
+            raise SettingsError(f"max_mib={max_mib}: give MiB above 0")
         self._base_url = base_url
         self._path = path
         self._max_bytes = max_mib * 2**20
@@ -62,9 +68,12 @@ class TraceRecording:
             seconds: None sets no end.
 
         Raises:
+            SettingsError: `seconds` is no time.
             DaemonUnreachableError: No daemon answers at first.
             TraceError: The file cannot be written. What is in it stays usable.
         """
+        if seconds is not None and not 0 <= seconds < math.inf:
+            raise SettingsError(f"seconds={seconds}: give seconds, 0 or more, or leave it out")
         page = ask_trace(self._base_url, 0)
         header = page["header"]
         ends_s = None if seconds is None else time.monotonic() + seconds

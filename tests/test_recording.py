@@ -18,7 +18,7 @@ import pytest
 import uvicorn
 from fastapi import FastAPI
 
-from dynhat_runtime.errors import DaemonUnreachableError, TraceError
+from dynhat_runtime.errors import DaemonUnreachableError, SettingsError, TraceError
 from dynhat_runtime.recording import Recorded, TraceRecording
 from dynhat_runtime.service import trace
 from dynhat_runtime.trace import MAX_PAGE_EVENTS, Gap
@@ -182,6 +182,16 @@ def test_a_full_disk(served: Served) -> None:
     with pytest.raises(TraceError, match=r"/dev/full: cannot be written \(No space left on device\)"):
         TraceRecording(served.url, Path("/dev/full"), 1.0).run(threading.Event(), seconds=0.0)
     assert '"next":499' in served.ring.page_after(0)
+
+
+@pytest.mark.parametrize("number", [float("nan"), float("inf"), -1.0])
+def test_no_number(served: Served, tmp_path: Path, number: float) -> None:
+    """A time or a size that is none is refused by name, and no file is begun."""
+    with pytest.raises(SettingsError, match=r"^seconds="):
+        TraceRecording(served.url, tmp_path / "t", 1.0).run(threading.Event(), number)
+    with pytest.raises(SettingsError, match=r"^max_mib="):
+        TraceRecording(served.url, tmp_path / "t", number)
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_no_folder(served: Served, tmp_path: Path) -> None:
