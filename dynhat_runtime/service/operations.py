@@ -35,6 +35,7 @@ PATHS = (
     "/languages",
     "/health",
     "/metrics",
+    "/v1/trace",
     "/v1/translate",
     "/v1/operating-points",
     "/v1/operating-point",
