@@ -108,7 +108,7 @@ class Governor:
         if self._snapshot is None or not is_known or observation.beam_size != self._beam_size:
             return None
         forecast = self._forecast(self._snapshot)
-        predicted_ms = forecast.predicted_ms(
+        computed_ms = forecast.computed_ms(
             observation.point_id,
             observation.num_src_tokens,
             observation.num_tgt_tokens,
@@ -117,9 +117,12 @@ class Governor:
         began_s = observation.monotonic_s - observation.elapsed_ms / 1e3
         is_learned = began_s >= self._caps_since_s
         if is_learned:
-            self._learn(observation, forecast, observation.elapsed_ms / predicted_ms)
+            actually_ms = forecast.observed_ms(observation.elapsed_ms, computed_ms)
+            self._learn(observation, forecast, actually_ms / computed_ms)
         return ObservationResult(
-            predicted_ms=predicted_ms, actual_ms=observation.elapsed_ms, is_learned=is_learned
+            predicted_ms=forecast.elapsed_ms(computed_ms),
+            actual_ms=observation.elapsed_ms,
+            is_learned=is_learned,
         )
 
     def _learn(self, observation: Observation, forecast: Forecast, surprise_ratio: float) -> None:

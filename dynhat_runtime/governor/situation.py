@@ -138,7 +138,7 @@ class Situation:
     @property
     def step_up_limit_ms(self) -> float:
         """The prediction that a point may have to be stepped up to."""
-        return self.rules.step_up_budget_ms / self._doubt / self.forecast.needed_ms(1.0)
+        return self.forecast.largest_met_ms(self.rules.step_up_budget_ms / self._doubt)
 
     @property
     def _doubt(self) -> float:
