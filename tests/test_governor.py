@@ -174,6 +174,36 @@ def test_lost_cpus_step_down_though_translations_were_quick() -> None:
     assert (decision.point_id, decision.slow_down_factor) == ("p1", pytest.approx(1.0))
 
 
+@pytest.mark.parametrize(
+    "less", [{"usable_cpus": (0,)}, {"cpu_quota_cpus": 0.9}, {"cpu_max_frequency_hz": 1e9}]
+)
+def test_less_is_not_believed_faster(bench: Bench, less: dict[str, object]) -> None:
+    """A device that was slow keeps its slow-down when its caps fall, seen before or not; one that rises does not."""
+    for _ in range(2):
+        bench.snapshot = FOUR_CPUS
+        bench.work(6.0, 30)
+        assert bench.governor.active_id == "p1"
+        bench.snapshot = replace(FOUR_CPUS, **less)  # type: ignore[arg-type]
+        fallen = bench.decide()
+        assert (fallen.point_id, fallen.changed) == ("p1", False)
+        assert fallen.slow_down_factor == pytest.approx(6.0, rel=0.05)
+        bench.work(1.0, 30)
+    bench.snapshot = replace(FOUR_CPUS, usable_cpus=(0, 1, 2, 3, 4))
+    assert bench.decide().slow_down_factor == pytest.approx(1.0)
+
+
+def test_a_carried_slow_down_ends_with_what_is_observed(bench: Bench) -> None:
+    """Where the load has gone with the caps, ordinary translations, or two quick canaries, bring the plan's point."""
+    for is_canary in (False, True):
+        bench.snapshot = FOUR_CPUS
+        bench.work(6.0, 30)
+        bench.snapshot = ONE_CPU if is_canary else replace(FOUR_CPUS, cpu_quota_cpus=0.9)
+        assert bench.decide().slow_down_factor == pytest.approx(6.0, rel=0.05)
+        bench.work(2.0, 3 if is_canary else 20, is_canary=is_canary)
+        assert bench.decide().slow_down_factor == pytest.approx(1.0, rel=0.05)
+        assert bench.governor.active_id != "p1"
+
+
 def test_known_caps_start_from_what_was_learned_there(bench: Bench) -> None:
     """Back on caps seen before, the first decision knows the slow-down, less certain for the time away."""
     bench.work(2.0, 20)

@@ -22,11 +22,17 @@ LEAST_OBSERVED = 2
 STANDARD_NORMAL = NormalDist()
 
 
-def planned(model: LatencyModel, snapshot: ResourceSnapshot) -> SlowDown:
-    """What to believe of these caps before anything is observed under them: the neighbours planned for are there."""
+def planned(model: LatencyModel, snapshot: ResourceSnapshot, at_least: float = 1.0) -> SlowDown:
+    """What to believe of these caps before anything is observed under them: the neighbours planned for are there.
+
+    Args:
+        model: Knows what they cost.
+        snapshot: The caps.
+        at_least: A slow-down that there is reason to plan for, if that is the worse.
+    """
     # A quota takes time from us, not a CPU: with two of them, a neighbour still has one of its own.
     num_cpus = cpus_to_compute_on(snapshot) if snapshot.num_online_cpus is None else snapshot.num_online_cpus
-    return SlowDown.planned(model.planned_slow_down(num_cpus), PRIOR_STD)
+    return SlowDown.planned(max(model.planned_slow_down(num_cpus), at_least), PRIOR_STD)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -45,11 +51,17 @@ class Forecast:
 
     @classmethod
     def of(
-        cls, model: LatencyModel, snapshot: ResourceSnapshot, learned: SlowDown | None, *, confidence: float
+        cls,
+        model: LatencyModel,
+        snapshot: ResourceSnapshot,
+        learned: SlowDown | None,
+        *,
+        confidence: float,
+        plan_at_least: float = 1.0,
     ) -> Forecast:
         """By what was learned under the caps of `snapshot`, if that is enough to go by; else by what is planned."""
         if learned is None or learned.num_observed < LEAST_OBSERVED:
-            learned = planned(model, snapshot)
+            learned = planned(model, snapshot, plan_at_least)
         return cls(model=model, snapshot=snapshot, slow_down=learned, confidence=confidence)
 
     @property

@@ -45,8 +45,8 @@ def decide(
     headroom = headroom_of(snapshot, rules)
     policy: PolicyName = "energy" if headroom.saves_battery and rules.policy != "fixed" else rules.policy
     # Only `predictive` learns: the others judge by what is planned for, always.
-    learned = state.slow_down if policy == "predictive" else None
-    forecast = Forecast.of(model, snapshot, learned, confidence=rules.confidence)
+    learned, plan_at_least = (state.slow_down, state.plan_at_least) if policy == "predictive" else (None, 1.0)
+    forecast = Forecast.of(model, snapshot, learned, confidence=rules.confidence, plan_at_least=plan_at_least)
     situation = Situation.of(forecast, state, rules, headroom)
     if state.pinned_id is not None:
         return _said(situation, policy, model.table[state.pinned_id].id, "pinned")
@@ -74,7 +74,8 @@ def _fixed(situation: Situation) -> Verdict:
 # an idle gap must not look like a slow device.
 #
 # predictive: the same rules with what was learned. Until two translations under these caps were seen, a point fits
-# if what is planned for fits: the table's figures beside busy neighbours. From then on:
+# if what is planned for fits: the table's figures beside busy neighbours, or at the slow-down believed under the
+# former caps if these have fallen from there and that was worse. From then on:
 #   -  A point fits if the probability of meeting the budget is at least the confidence, by the slow-down's mean and
 #      variance and the noise of single translations.
 #   1a The active point would meet the budget as expected, and only lacks the confidence while fewer than five

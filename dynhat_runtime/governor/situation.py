@@ -36,6 +36,8 @@ class GovernorState:
     """The point a person asked for; None leaves the choice to the rules."""
     slow_down: SlowDown | None = None
     """What was learned under the present caps; None if nothing was."""
+    plan_at_least: float = 1.0
+    """What to plan for at least, as caps fell while the device was believed to be slower still."""
     step_ups_monotonic_s: tuple[float, ...] = ()
     """When the steps up of the last minute were taken."""
     hold_s: float = 0.0
