@@ -8,6 +8,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from functools import cache
 
+from dynhat_runtime.governor.decision import Decision
 from dynhat_runtime.governor.governor import Governor
 from dynhat_runtime.governor.latency_model import LatencyModel
 from dynhat_runtime.governor.rules import GovernorRules
@@ -78,8 +79,10 @@ class ClosedLoop:
         seconds: float,
         snapshot: ResourceSnapshot,
         true_ms: Callable[[float], float] = lambda base: base,
+        told: list[Decision] | None = None,
     ) -> list[Served]:
-        """One phase; `true_ms` makes a point's computing time of its time alone."""
+        """One phase; `true_ms` makes a point's computing time of its time alone, `told` gets all decisions."""
+        self._told = [] if told is None else told
         began_s, served = self.now_s, []
         self.switched.clear()
         while self.now_s < began_s + seconds:
@@ -135,6 +138,7 @@ class ClosedLoop:
             self.governor.observe(observation)
         self._finished.clear()
         decision = self.governor.decide(replace(snapshot, monotonic_s=at_s))
+        self._told.append(decision)
         if decision.changed:
             self.governor.became_active(decision.point_id, at_s)
             self.switched.append((at_s - began_s, decision.point_id))

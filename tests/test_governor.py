@@ -20,6 +20,9 @@ from dynhat_runtime.model.checkpoint import Bundle, shipped_bundle_path
 from dynhat_runtime.observation import Observation
 from dynhat_runtime.operating_point import OperatingPointTable
 from dynhat_runtime.resource_snapshot import ResourceSnapshot
+from tests.closed_loop import ONE_CPU as CLOSED_LOOP_ONE_CPU
+from tests.closed_loop import TWO_CPUS as CLOSED_LOOP_TWO_CPUS
+from tests.closed_loop import ClosedLoop
 from tests.hand_made import three_points
 
 FOUR_CPUS = ResourceSnapshot(monotonic_s=100.0, source="test", usable_cpus=(0, 1, 2, 3))
@@ -143,6 +146,22 @@ def test_confidence_keeps_a_distance_that_grows_with_the_noise() -> None:
     assert too_close.predicted_ms < BUDGET_MS
     assert too_close.probability_met < 0.95
     assert "with a probability of" in (too_close.why_not or "")
+
+
+@pytest.mark.parametrize("seed", range(6))
+def test_lacking_confidence_leads_down_one_step_in_three_seconds(seed: int) -> None:
+    """A point expected to meet the budget is not left downwards within 3 s; one expected to miss it is at once."""
+    loop, told = ClosedLoop(seed, noise=0.2), []
+    loop.run(15.0, CLOSED_LOOP_TWO_CPUS)
+    loop.run(25.0, CLOSED_LOOP_ONE_CPU, lambda base_ms: 2.4 * base_ms, told)
+    switched_s = -math.inf
+    for decision in (each for each in told if each.changed):
+        predicted_ms = {each.point_id: each.predicted_ms for each in decision.candidates}
+        is_down = predicted_ms[decision.point_id] < predicted_ms[decision.active_id]
+        if is_down and predicted_ms[decision.active_id] <= decision.latency_budget_ms:
+            assert decision.decided_monotonic_s - switched_s >= 3.0
+        switched_s = decision.decided_monotonic_s
+    assert switched_s > 0
 
 
 def test_a_step_up_taken_back_makes_the_next_one_wait_longer(bench: Bench) -> None:

@@ -80,6 +80,7 @@ def _fixed(situation: Situation) -> Verdict:
 #      variance and the noise of single translations.
 #   1a The active point would meet the budget as expected, and only lacks the confidence while fewer than five
 #      observations agree                             -> stay for the moment.
+#   1b Likewise while it has been active for less than 3 s: what is only unsure leads down one step at a time.
 #   -  The dead band is widened by three standard deviations of the slow-down: what is not known must not swing.
 #   3d A step up waits until five observations agree, the latest among them; 20 where a still better point would fit
 #      if more were certain, so that one step does for two.
@@ -90,6 +91,8 @@ def _fixed(situation: Situation) -> Verdict:
 def _ladder(situation: Situation) -> Verdict:
     active = situation.active_id
     if situation.is_in_doubt(active):
+        return active, "unsettled"
+    if situation.is_unsure(active) and situation.has_been_active_s < situation.UNSURE_STEP_S:
         return active, "unsettled"
     if not situation.fits(active):
         if situation.fitting:

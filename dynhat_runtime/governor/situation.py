@@ -50,6 +50,8 @@ class Situation:
 
     LIMIT_STEP_S: ClassVar[float] = 10.0
     """Between two steps for heat or power: both follow slowly."""
+    UNSURE_STEP_S: ClassVar[float] = 3.0
+    """Before a point is left that would meet the budget as expected, and only lacks the confidence."""
 
     forecast: Forecast
     state: GovernorState
@@ -110,12 +112,12 @@ class Situation:
         return self.forecast.probability_met(self.predicted_ms[point_id], self.rules.latency_budget_ms)
 
     def is_in_doubt(self, point_id: str) -> bool:
-        """Would meet the budget as expected, and lacks the confidence while few observations agree."""
-        return (
-            self.predicted_ms[point_id] <= self.rules.latency_budget_ms
-            and not self.fits(point_id)
-            and self.forecast.slow_down.num_observed < SETTLED_OBSERVATIONS
-        )
+        """Unsure while few observations agree."""
+        return self.is_unsure(point_id) and self.forecast.slow_down.num_observed < SETTLED_OBSERVATIONS
+
+    def is_unsure(self, point_id: str) -> bool:
+        """Would meet the budget as expected, and lacks the confidence."""
+        return self.predicted_ms[point_id] <= self.rules.latency_budget_ms and not self.fits(point_id)
 
     @property
     def fitting(self) -> list[str]:
