@@ -235,6 +235,19 @@ def test_known_caps_start_from_what_was_learned_there(bench: Bench) -> None:
     assert back.slow_down_std > learned.slow_down_std
 
 
+def test_a_step_down_by_memory_is_not_taken_back_at_once(bench: Bench) -> None:
+    """Back on caps remembered as slow, ten seconds pass before quicker translations lead up again."""
+    bench.snapshot = ONE_CPU
+    bench.work(3.0, 30)
+    bench.snapshot = FOUR_CPUS
+    bench.work(1.0, 60)
+    assert bench.governor.active_id == "p6"
+    bench.snapshot, bench.switched_s = ONE_CPU, []
+    bench.work(1.0, 60)
+    down_s, up_s = bench.switched_s[:2]
+    assert up_s - down_s >= 10.0
+
+
 def test_a_translation_from_before_the_change_teaches_nothing(bench: Bench) -> None:
     """A batch that began under the former caps is predicted, and not learned from."""
     bench.snapshot = ONE_CPU

@@ -151,18 +151,14 @@ def test_an_idle_gap_moves_nothing() -> None:
     assert switches(events) == []
 
 
-FLAPS_LEFT = {4: 1, 9: 1}
-"""By seed: a step up under a lasting small load that the next translations take back. Nobody has removed them yet."""
-
-
 @pytest.mark.parametrize("seed", range(1, 11))
 def test_ten_minutes_at_random(seed: int) -> None:
-    """Under ten minutes of random disturbances: at most two switches per change, no flap but the two known, at most
-    5 % over the budget from 2 s after each change, BLEU within 3 % of the oracle's."""
+    """Under ten minutes of random disturbances: at most two switches per change, no flap, at most 5 % over the
+    budget from 2 s after each change, BLEU within 3 % of the oracle's."""
     _, _, figures = simulated_nano.run_arm(simulated_nano.ARMS[0], seed, 600.0)
     assert figures.num_changes >= 16
     assert figures.most_switches_per_change <= 2
-    assert figures.num_flaps == FLAPS_LEFT.get(seed, 0)
+    assert figures.num_flaps == 0
     assert figures.settled_over_budget_fraction <= 0.05
     assert figures.mean_bleu >= 0.97 * figures.oracle_bleu
 

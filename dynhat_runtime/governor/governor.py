@@ -29,6 +29,9 @@ STALE_S = 5.0
 TAKEN_BACK_S = 30.0
 FIRST_HOLD_S, LONGEST_HOLD_S = 5.0, 60.0
 """After a step up that had to be taken back so soon, the next one waits; twice as long each time."""
+REMEMBERED_HOLD_S = 10.0
+"""After a step down that returned caps brought with what is remembered of them: the first translations there are
+few to know better by."""
 CLIMB_S = 15.0
 """From one step up to the next under the same caps."""
 
@@ -240,6 +243,8 @@ class Governor:
         elif quality.get(point_id, 0.0) > quality.get(state.active_id, 0.0):
             recent = tuple(at_s for at_s in step_ups if monotonic_s - at_s < RATE_WINDOW_S)
             step_ups, hold_s = (*recent, monotonic_s), CLIMB_S
+        elif monotonic_s <= self._caps_since_s and state.slow_down is not None:
+            hold_s = REMEMBERED_HOLD_S
         elif step_ups and step_ups[-1] >= self._caps_since_s:
             is_taken_back = monotonic_s - step_ups[-1] < TAKEN_BACK_S
             longer_s = min(max(2 * self._taken_back_hold_s, FIRST_HOLD_S), LONGEST_HOLD_S)

@@ -85,7 +85,8 @@ def _fixed(situation: Situation) -> Verdict:
 #   3d A step up waits until five observations agree, the latest among them; 20 where a still better point would fit
 #      if more were certain, so that one step does for two.
 #   3e After a step up the next one waits for 15 s. One that had to be taken back within 30 s makes the next wait 5 s,
-#      twice as long each time, at most 60 s. Other caps end both.
+#      twice as long each time, at most 60 s. Other caps end both. After a step down by what is remembered of caps
+#      that are back, 10 s.
 # No belief changes while nothing is observed: an idle gap moves nothing. A low point gets another chance by a
 # canary sentence, which the governor asks for.
 def _ladder(situation: Situation) -> Verdict:
