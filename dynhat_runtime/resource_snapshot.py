@@ -63,13 +63,19 @@ class ResourceSnapshot:
     @property
     def effective_cpus(self) -> float | None:
         """CPUs' worth of time this process can get: the usable CPUs that are online, bounded by the quota."""
+        if self.num_online_cpus is None:
+            return self.cpu_quota_cpus
+        num_cpus = float(self.num_online_cpus)
+        return num_cpus if self.cpu_quota_cpus is None else min(num_cpus, self.cpu_quota_cpus)
+
+    @property
+    def num_online_cpus(self) -> int | None:
+        """Usable CPUs that are online, whatever the quota."""
         cpus = self.online_cpus if self.usable_cpus is None else self.usable_cpus
         if cpus is None:
-            return self.cpu_quota_cpus
+            return None
         # Two lists that contradict each other (another machine's sysfs) leave the affinity, which is ours for sure.
-        online = [cpu for cpu in cpus if self.online_cpus is None or cpu in self.online_cpus] or cpus
-        num_cpus = float(len(online))
-        return num_cpus if self.cpu_quota_cpus is None else min(num_cpus, self.cpu_quota_cpus)
+        return len([cpu for cpu in cpus if self.online_cpus is None or cpu in self.online_cpus] or cpus)
 
     def as_dict(self) -> dict[str, object]:
         """All fields and `effective_cpus`, ready for JSON."""

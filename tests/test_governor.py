@@ -20,6 +20,9 @@ from dynhat_runtime.model.checkpoint import Bundle, shipped_bundle_path
 from dynhat_runtime.observation import Observation
 from dynhat_runtime.operating_point import OperatingPointTable
 from dynhat_runtime.resource_snapshot import ResourceSnapshot
+from tests.closed_loop import ONE_CPU as CLOSED_LOOP_ONE_CPU
+from tests.closed_loop import TWO_CPUS as CLOSED_LOOP_TWO_CPUS
+from tests.closed_loop import ClosedLoop
 from tests.hand_made import three_points
 
 FOUR_CPUS = ResourceSnapshot(monotonic_s=100.0, source="test", usable_cpus=(0, 1, 2, 3))
@@ -145,6 +148,22 @@ def test_confidence_keeps_a_distance_that_grows_with_the_noise() -> None:
     assert "with a probability of" in (too_close.why_not or "")
 
 
+@pytest.mark.parametrize("seed", range(6))
+def test_lacking_confidence_leads_down_one_step_in_three_seconds(seed: int) -> None:
+    """A point expected to meet the budget is not left downwards within 3 s; one expected to miss it is at once."""
+    loop, told = ClosedLoop(seed, noise=0.2), []
+    loop.run(15.0, CLOSED_LOOP_TWO_CPUS)
+    loop.run(25.0, CLOSED_LOOP_ONE_CPU, lambda base_ms: 2.4 * base_ms, told)
+    switched_s = -math.inf
+    for decision in (each for each in told if each.changed):
+        predicted_ms = {each.point_id: each.predicted_ms for each in decision.candidates}
+        is_down = predicted_ms[decision.point_id] < predicted_ms[decision.active_id]
+        if is_down and predicted_ms[decision.active_id] <= decision.latency_budget_ms:
+            assert decision.decided_monotonic_s - switched_s >= 3.0
+        switched_s = decision.decided_monotonic_s
+    assert switched_s > 0
+
+
 def test_a_step_up_taken_back_makes_the_next_one_wait_longer(bench: Bench) -> None:
     """A load that returns right after a step up holds the next one back, twice as long each time; other caps do not."""
     bench.work(6.0, 10)
@@ -174,6 +193,36 @@ def test_lost_cpus_step_down_though_translations_were_quick() -> None:
     assert (decision.point_id, decision.slow_down_factor) == ("p1", pytest.approx(1.0))
 
 
+@pytest.mark.parametrize(
+    "less", [{"usable_cpus": (0,)}, {"cpu_quota_cpus": 0.9}, {"cpu_max_frequency_hz": 1e9}]
+)
+def test_less_is_not_believed_faster(bench: Bench, less: dict[str, object]) -> None:
+    """A device that was slow keeps its slow-down when its caps fall, seen before or not; one that rises does not."""
+    for _ in range(2):
+        bench.snapshot = FOUR_CPUS
+        bench.work(6.0, 30)
+        assert bench.governor.active_id == "p1"
+        bench.snapshot = replace(FOUR_CPUS, **less)  # type: ignore[arg-type]
+        fallen = bench.decide()
+        assert (fallen.point_id, fallen.changed) == ("p1", False)
+        assert fallen.slow_down_factor == pytest.approx(6.0, rel=0.05)
+        bench.work(1.0, 30)
+    bench.snapshot = replace(FOUR_CPUS, usable_cpus=(0, 1, 2, 3, 4))
+    assert bench.decide().slow_down_factor == pytest.approx(1.0)
+
+
+def test_a_carried_slow_down_ends_with_what_is_observed(bench: Bench) -> None:
+    """Where the load has gone with the caps, ordinary translations, or two quick canaries, bring the plan's point."""
+    for is_canary in (False, True):
+        bench.snapshot = FOUR_CPUS
+        bench.work(6.0, 30)
+        bench.snapshot = ONE_CPU if is_canary else replace(FOUR_CPUS, cpu_quota_cpus=0.9)
+        assert bench.decide().slow_down_factor == pytest.approx(6.0, rel=0.05)
+        bench.work(2.0, 3 if is_canary else 20, is_canary=is_canary)
+        assert bench.decide().slow_down_factor == pytest.approx(1.0, rel=0.05)
+        assert bench.governor.active_id != "p1"
+
+
 def test_known_caps_start_from_what_was_learned_there(bench: Bench) -> None:
     """Back on caps seen before, the first decision knows the slow-down, less certain for the time away."""
     bench.work(2.0, 20)
@@ -184,6 +233,19 @@ def test_known_caps_start_from_what_was_learned_there(bench: Bench) -> None:
     back = bench.decide(wait_s=60.0)
     assert back.slow_down_factor == pytest.approx(learned.slow_down_factor, rel=0.01)
     assert back.slow_down_std > learned.slow_down_std
+
+
+def test_a_step_down_by_memory_is_not_taken_back_at_once(bench: Bench) -> None:
+    """Back on caps remembered as slow, ten seconds pass before quicker translations lead up again."""
+    bench.snapshot = ONE_CPU
+    bench.work(3.0, 30)
+    bench.snapshot = FOUR_CPUS
+    bench.work(1.0, 60)
+    assert bench.governor.active_id == "p6"
+    bench.snapshot, bench.switched_s = ONE_CPU, []
+    bench.work(1.0, 60)
+    down_s, up_s = bench.switched_s[:2]
+    assert up_s - down_s >= 10.0
 
 
 def test_a_translation_from_before_the_change_teaches_nothing(bench: Bench) -> None:

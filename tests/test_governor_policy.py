@@ -86,17 +86,17 @@ def test_over_budget_says_both_times_and_the_place() -> None:
 
 def test_when_nothing_fits_the_fastest_runs_and_the_reason_says_so() -> None:
     """With no point within the budget the fastest is taken, and that is not passed off as fitting."""
-    decision = decide_from("p6", replace(ONE_CPU, cpu_quota_cpus=0.5))
+    decision = decide_from("p6", replace(ONE_CPU, cpu_quota_cpus=0.1))
     assert (decision.point_id, decision.reason_code) == ("p1", "nothing_fits")
-    assert "no operating point fits the budget of 35.0 ms on 0.5 CPUs" in decision.reason
-    assert "p1 (1 decoder layer) needs 40.0 ms" in decision.reason
+    assert "no operating point fits the budget of 35.0 ms on 0.1 CPUs" in decision.reason
+    assert "p1 (1 decoder layer) needs 110.0 ms" in decision.reason
     assert not any(candidate.fits for candidate in decision.candidates)
     assert all("over the budget" in (candidate.why_not or "") for candidate in decision.candidates)
 
 
 def test_the_fastest_stays_when_nothing_fits() -> None:
     """The fastest point does not count as changed when it was active already."""
-    assert not decide_from("p1", replace(ONE_CPU, cpu_quota_cpus=0.5)).changed
+    assert not decide_from("p1", replace(ONE_CPU, cpu_quota_cpus=0.1)).changed
 
 
 # --- rule 3: step up --------------------------------------------------------------------------------------

@@ -25,6 +25,22 @@ class Caps:
     gpu_clock_step: int | None
     power_mode: str | None
 
+    def are_below(self, others: Caps) -> bool:
+        """Less may be used than under `others`: some cap is lower, and none higher.
+
+        Cooling lowers the clock's cap, and counts by that.
+        """
+        num_cpus, num_before = (
+            None if cpus is None else len(cpus) for cpus in (self.usable_cpus, others.usable_cpus)
+        )
+        steps = [
+            _step_between(num_cpus, num_before),
+            _step_between(self.quota_step, others.quota_step),
+            _step_between(self.cpu_clock_step, others.cpu_clock_step),
+            _step_between(self.gpu_clock_step, others.gpu_clock_step),
+        ]
+        return min(steps) < 0 and max(steps) <= 0
+
     @classmethod
     def of(cls, snapshot: ResourceSnapshot) -> Caps:
         """Those of a snapshot; momentary clocks and load are left out."""
@@ -41,6 +57,13 @@ def _step(value: float | None) -> int | None:
     return None if not value else round(math.log(value) / math.log(1.05))
 
 
+def _step_between(cap: int | None, before: int | None) -> float:
+    """Below 0 if a cap fell, above if it rose; none at all is the highest."""
+    if cap == before:
+        return 0.0
+    return (math.inf if cap is None else cap) - (math.inf if before is None else before)
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Left:
     """What was believed when the caps were left."""
@@ -55,8 +78,8 @@ class CapsMemory:
     def __init__(self) -> None:
         self._left: dict[Caps, _Left] = {}
 
-    def leave(self, caps: Caps, belief: SlowDown, monotonic_s: float) -> None:
-        """Keep what was learned under `caps`, less what the change itself may have taught."""
+    def leave(self, caps: Caps, belief: SlowDown, monotonic_s: float) -> SlowDown:
+        """Keep what was learned under `caps`, less what the change itself may have taught; what is kept."""
         if (
             belief.before_jump is not None
             and belief.jumped_monotonic_s is not None
@@ -67,6 +90,7 @@ class CapsMemory:
         self._left[caps] = _Left(belief=replace(belief, recent=(), before_jump=None), monotonic_s=monotonic_s)
         if len(self._left) > MAX_REMEMBERED:
             del self._left[next(iter(self._left))]
+        return belief
 
     def returned_to(self, caps: Caps, monotonic_s: float) -> SlowDown | None:
         """What was learned under `caps`, less certain the longer ago; None if nothing was."""

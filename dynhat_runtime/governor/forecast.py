@@ -6,9 +6,10 @@ import math
 from dataclasses import dataclass, field
 from statistics import NormalDist
 
+from dynhat_runtime.governor import cpu_quota
 from dynhat_runtime.governor.latency_model import LatencyModel
 from dynhat_runtime.governor.sentence_shape import BatchGrowth, TargetLength
-from dynhat_runtime.governor.slow_down import SlowDown
+from dynhat_runtime.governor.slow_down import FIRST_NOISE_VARIANCE, SlowDown
 from dynhat_runtime.operating_point import OperatingPointTable
 from dynhat_runtime.resource_snapshot import ResourceSnapshot
 
@@ -21,14 +22,25 @@ LEAST_OBSERVED = 2
 STANDARD_NORMAL = NormalDist()
 
 
-def planned(model: LatencyModel, snapshot: ResourceSnapshot) -> SlowDown:
-    """What to believe of these caps before anything is observed under them: the neighbours planned for are there."""
-    return SlowDown.planned(model.planned_slow_down(snapshot.effective_cpus), PRIOR_STD)
+def planned(model: LatencyModel, snapshot: ResourceSnapshot, at_least: float = 1.0) -> SlowDown:
+    """What to believe of these caps before anything is observed under them: the neighbours planned for are there.
+
+    Args:
+        model: Knows what they cost.
+        snapshot: The caps.
+        at_least: A slow-down that there is reason to plan for, if that is the worse.
+    """
+    # A quota takes time from us, not a CPU: with two of them, a neighbour still has one of its own.
+    num_cpus = cpus_to_compute_on(snapshot) if snapshot.num_online_cpus is None else snapshot.num_online_cpus
+    return SlowDown.planned(max(model.planned_slow_down(num_cpus), at_least), PRIOR_STD)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Forecast:
-    """Latency = the table's x what the clock's cap costs x the slow-down x what the batch's size costs."""
+    """Time computed = the table's x what the clock's cap costs x the slow-down x what the batch's size costs.
+
+    Latency is that time, stretched by the quota.
+    """
 
     model: LatencyModel
     snapshot: ResourceSnapshot
@@ -39,11 +51,17 @@ class Forecast:
 
     @classmethod
     def of(
-        cls, model: LatencyModel, snapshot: ResourceSnapshot, learned: SlowDown | None, *, confidence: float
+        cls,
+        model: LatencyModel,
+        snapshot: ResourceSnapshot,
+        learned: SlowDown | None,
+        *,
+        confidence: float,
+        plan_at_least: float = 1.0,
     ) -> Forecast:
         """By what was learned under the caps of `snapshot`, if that is enough to go by; else by what is planned."""
         if learned is None or learned.num_observed < LEAST_OBSERVED:
-            learned = planned(model, snapshot)
+            learned = planned(model, snapshot, plan_at_least)
         return cls(model=model, snapshot=snapshot, slow_down=learned, confidence=confidence)
 
     @property
@@ -52,48 +70,89 @@ class Forecast:
         return self.slow_down.num_observed < LEAST_OBSERVED
 
     def base_ms(self, point_id: str, num_src_tokens: int, num_tgt_tokens: int) -> float:
-        """One sentence, by the table and the caps alone."""
+        """What one sentence computes for, by the table and the caps alone."""
         model = self.model
         return clock_slow_down(self.snapshot, model.table) * model.predict_ms(
             model.table[point_id],
             num_src_tokens=num_src_tokens,
             num_tgt_tokens=num_tgt_tokens,
-            num_cpus=self.snapshot.effective_cpus,
+            num_cpus=cpus_to_compute_on(self.snapshot),
         )
 
     def predicted_ms(
         self, point_id: str, num_src_tokens: int, num_tgt_tokens: int, num_sentences: int = 1
     ) -> float:
-        """A batch whose longest sentence has these lengths."""
+        """What a batch takes whose longest sentence has these lengths."""
+        return self.elapsed_ms(self.computed_ms(point_id, num_src_tokens, num_tgt_tokens, num_sentences))
+
+    def elapsed_ms(self, computed_ms: float) -> float:
+        """What work takes that computes for so long, under the quota."""
+        return cpu_quota.mean_elapsed_ms(computed_ms, self.snapshot.cpu_quota_cpus)
+
+    def _computed_ms_of(self, predicted_ms: float) -> float:
+        """The inverse."""
+        return cpu_quota.mean_compute_ms(predicted_ms, self.snapshot.cpu_quota_cpus)
+
+    def observed_ms(self, elapsed_ms: float, expected_ms: float) -> float:
+        """What work computed for that took so long, when it was expected to compute for `expected_ms`."""
+        return cpu_quota.observed_compute_ms(elapsed_ms, expected_ms, self.snapshot.cpu_quota_cpus)
+
+    def computed_ms(
+        self, point_id: str, num_src_tokens: int, num_tgt_tokens: int, num_sentences: int = 1
+    ) -> float:
+        """What a batch computes for whose longest sentence has these lengths."""
         base_ms = self.base_ms(point_id, num_src_tokens, num_tgt_tokens)
         return base_ms * self.slow_down.factor * self.growth.factor(num_sentences)
 
     def needed_ms(self, predicted_ms: float, more_variance: float = 0.0) -> float:
         """The budget that a prediction meets with the wanted confidence.
 
-        A plan holds the bad case already: it is taken as it stands.
+        A plan holds the bad case already: it is taken as it stands. Under a quota, that of the worst beginning.
 
         Args:
             predicted_ms: What is expected.
             more_variance: Of its logarithm, beyond that of a single sentence of known lengths.
         """
-        if self.is_plan:
-            return predicted_ms
-        wanted_stds = STANDARD_NORMAL.inv_cdf(self.confidence)
-        return predicted_ms * math.exp(wanted_stds * math.sqrt(self._variance + more_variance))
+        computed_ms = self._computed_ms_of(predicted_ms) * self._margin(more_variance)
+        return cpu_quota.longest_elapsed_ms(computed_ms, self.snapshot.cpu_quota_cpus)
+
+    def largest_met_ms(self, budget_ms: float) -> float:
+        """The largest prediction that meets the budget with the wanted confidence."""
+        return self.elapsed_ms(self._sure_ms(budget_ms) / self._margin(0.0))
 
     def probability_met(self, predicted_ms: float, budget_ms: float, more_variance: float = 0.0) -> float:
         """Probability that what is predicted takes no longer than the budget; arguments as for `needed_ms`."""
-        margin = math.log(budget_ms / predicted_ms)
+        margin = math.log(self._sure_ms(budget_ms) / self._computed_ms_of(predicted_ms))
         if self.is_plan:
             # What is planned for is the bad case: that which is met with the wanted confidence.
             wanted_stds = STANDARD_NORMAL.inv_cdf(self.confidence)
             return STANDARD_NORMAL.cdf(wanted_stds + margin / math.hypot(PLAN_STD, math.sqrt(more_variance)))
         return STANDARD_NORMAL.cdf(margin / math.sqrt(self._variance + more_variance))
 
+    def _margin(self, more_variance: float) -> float:
+        """Factor on what is expected, for the wanted confidence."""
+        if self.is_plan:
+            return 1.0
+        wanted_stds = STANDARD_NORMAL.inv_cdf(self.confidence)
+        return math.exp(wanted_stds * math.sqrt(self._variance + more_variance))
+
+    def _sure_ms(self, budget_ms: float) -> float:
+        """What is sure to be computed within the budget."""
+        return cpu_quota.least_compute_ms(budget_ms, self.snapshot.cpu_quota_cpus)
+
     @property
     def _variance(self) -> float:
-        return self.slow_down.log_variance + self.slow_down.noise_variance
+        noise_variance, quota_cpus = self.slow_down.noise_variance, self.snapshot.cpu_quota_cpus
+        if quota_cpus is not None and quota_cpus < 1:
+            # What the beginning may account for is not seen as noise, so none seen does not show that there is none.
+            noise_variance = max(noise_variance, FIRST_NOISE_VARIANCE)
+        return self.slow_down.log_variance + noise_variance
+
+
+def cpus_to_compute_on(snapshot: ResourceSnapshot) -> float | None:
+    """CPUs whose measured rows count: a quota below one CPU stretches the time on one."""
+    num_cpus = snapshot.effective_cpus
+    return None if num_cpus is None else max(num_cpus, 1.0)
 
 
 def clock_slow_down(snapshot: ResourceSnapshot, table: OperatingPointTable) -> float:

@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 
 from dynhat_runtime.governor.caps_memory import Caps, CapsMemory
 from dynhat_runtime.governor.decision import Decision
-from dynhat_runtime.governor.forecast import Forecast, planned
+from dynhat_runtime.governor.forecast import LEAST_OBSERVED, Forecast, planned
 from dynhat_runtime.governor.latency_model import LatencyModel
 from dynhat_runtime.governor.policy import decide
 from dynhat_runtime.governor.request_choice import RequestChoice, RequestWish, choose_for_request
@@ -29,6 +29,9 @@ STALE_S = 5.0
 TAKEN_BACK_S = 30.0
 FIRST_HOLD_S, LONGEST_HOLD_S = 5.0, 60.0
 """After a step up that had to be taken back so soon, the next one waits; twice as long each time."""
+REMEMBERED_HOLD_S = 10.0
+"""After a step down that returned caps brought with what is remembered of them: the first translations there are
+few to know better by."""
 CLIMB_S = 15.0
 """From one step up to the next under the same caps."""
 
@@ -108,7 +111,7 @@ class Governor:
         if self._snapshot is None or not is_known or observation.beam_size != self._beam_size:
             return None
         forecast = self._forecast(self._snapshot)
-        predicted_ms = forecast.predicted_ms(
+        computed_ms = forecast.computed_ms(
             observation.point_id,
             observation.num_src_tokens,
             observation.num_tgt_tokens,
@@ -117,20 +120,23 @@ class Governor:
         began_s = observation.monotonic_s - observation.elapsed_ms / 1e3
         is_learned = began_s >= self._caps_since_s
         if is_learned:
-            self._learn(observation, forecast, observation.elapsed_ms / predicted_ms)
+            actually_ms = forecast.observed_ms(observation.elapsed_ms, computed_ms)
+            self._learn(observation, forecast, actually_ms / computed_ms)
         return ObservationResult(
-            predicted_ms=predicted_ms, actual_ms=observation.elapsed_ms, is_learned=is_learned
+            predicted_ms=forecast.elapsed_ms(computed_ms),
+            actual_ms=observation.elapsed_ms,
+            is_learned=is_learned,
         )
 
     def _learn(self, observation: Observation, forecast: Forecast, surprise_ratio: float) -> None:
         self._num_seen_under_caps += 1
         plan, num_sentences = planned(self._model, forecast.snapshot), observation.num_sentences
-        belief = self._state.slow_down or plan
+        belief = self._state.slow_down or planned(self._model, forecast.snapshot, self._state.plan_at_least)
         ratio = surprise_ratio * forecast.slow_down.factor
         if observation.is_canary and ratio <= plan.factor:
             self._num_quick_canaries += 1
             if self._num_quick_canaries >= CANARIES_FOR_THE_PLAN and belief.factor > plan.factor:
-                self._state = replace(self._state, slow_down=None)
+                self._state = replace(self._state, slow_down=None, plan_at_least=1.0)
             return
         self._num_quick_canaries = 0
         growth = self._growth
@@ -152,18 +158,26 @@ class Governor:
         return replace(decision, wants_canary=self._wants_canary(decision))
 
     def _see(self, snapshot: ResourceSnapshot) -> None:
-        """Under other caps, what was learned under the former ones is put away."""
+        """Under other caps, what was learned under the former ones is put away; but less is not believed faster."""
         self._snapshot = snapshot
         caps = Caps.of(snapshot)
         if caps == self._caps:
             return
         now_s = snapshot.monotonic_s
-        if self._caps is not None and self._state.slow_down is not None:
-            self._memory.leave(self._caps, self._state.slow_down, now_s)
+        learned, plan_at_least = self._memory.returned_to(caps, now_s), 1.0
+        if self._caps is not None:
+            former = self._state.slow_down
+            if former is not None:
+                former = self._memory.leave(self._caps, former, now_s)
+            if caps.are_below(self._caps):
+                is_known = former is not None and former.num_observed >= LEAST_OBSERVED
+                plan_at_least = former.factor if former and is_known else self._state.plan_at_least
+                if learned is not None and former and former.is_slower_than(learned):
+                    learned = None
         self._caps, self._caps_since_s = caps, now_s
         self._num_seen_under_caps = self._num_quick_canaries = 0
         self._taken_back_hold_s = 0.0
-        self._state = replace(self._state, slow_down=self._memory.returned_to(caps, now_s), hold_s=0.0)
+        self._state = replace(self._state, slow_down=learned, plan_at_least=plan_at_least, hold_s=0.0)
 
     # Rules: a canary is wanted under policy `predictive` with no point pinned, when
     #   1  fewer than three translations were seen since these caps were, or
@@ -178,7 +192,8 @@ class Governor:
             return False
         if decision.decided_monotonic_s - belief.monotonic_s < STALE_S:
             return False
-        by_plan = decide(decision.snapshot, replace(self._state, slow_down=None), self._rules, self._model)
+        nothing_learned = replace(self._state, slow_down=None, plan_at_least=1.0)
+        by_plan = decide(decision.snapshot, nothing_learned, self._rules, self._model)
         quality = self._table.quality_by_id()
         return quality[by_plan.point_id] > quality[decision.point_id]
 
@@ -196,7 +211,13 @@ class Governor:
 
     def _forecast(self, snapshot: ResourceSnapshot) -> Forecast:
         learned, confidence = self._state.slow_down, self._rules.confidence
-        forecast = Forecast.of(self._model, snapshot, learned, confidence=confidence)
+        forecast = Forecast.of(
+            self._model,
+            snapshot,
+            learned,
+            confidence=confidence,
+            plan_at_least=self._state.plan_at_least,
+        )
         return replace(forecast, growth=self._growth, target_length=self._target_length)
 
     # --- what others did ------------------------------------------------------------------------------------
@@ -222,6 +243,8 @@ class Governor:
         elif quality.get(point_id, 0.0) > quality.get(state.active_id, 0.0):
             recent = tuple(at_s for at_s in step_ups if monotonic_s - at_s < RATE_WINDOW_S)
             step_ups, hold_s = (*recent, monotonic_s), CLIMB_S
+        elif monotonic_s <= self._caps_since_s and state.slow_down is not None:
+            hold_s = REMEMBERED_HOLD_S
         elif step_ups and step_ups[-1] >= self._caps_since_s:
             is_taken_back = monotonic_s - step_ups[-1] < TAKEN_BACK_S
             longer_s = min(max(2 * self._taken_back_hold_s, FIRST_HOLD_S), LONGEST_HOLD_S)

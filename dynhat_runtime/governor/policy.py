@@ -45,8 +45,8 @@ def decide(
     headroom = headroom_of(snapshot, rules)
     policy: PolicyName = "energy" if headroom.saves_battery and rules.policy != "fixed" else rules.policy
     # Only `predictive` learns: the others judge by what is planned for, always.
-    learned = state.slow_down if policy == "predictive" else None
-    forecast = Forecast.of(model, snapshot, learned, confidence=rules.confidence)
+    learned, plan_at_least = (state.slow_down, state.plan_at_least) if policy == "predictive" else (None, 1.0)
+    forecast = Forecast.of(model, snapshot, learned, confidence=rules.confidence, plan_at_least=plan_at_least)
     situation = Situation.of(forecast, state, rules, headroom)
     if state.pinned_id is not None:
         return _said(situation, policy, model.table[state.pinned_id].id, "pinned")
@@ -74,21 +74,26 @@ def _fixed(situation: Situation) -> Verdict:
 # an idle gap must not look like a slow device.
 #
 # predictive: the same rules with what was learned. Until two translations under these caps were seen, a point fits
-# if what is planned for fits: the table's figures beside busy neighbours. From then on:
+# if what is planned for fits: the table's figures beside busy neighbours, or at the slow-down believed under the
+# former caps if these have fallen from there and that was worse. From then on:
 #   -  A point fits if the probability of meeting the budget is at least the confidence, by the slow-down's mean and
 #      variance and the noise of single translations.
 #   1a The active point would meet the budget as expected, and only lacks the confidence while fewer than five
 #      observations agree                             -> stay for the moment.
+#   1b Likewise while it has been active for less than 3 s: what is only unsure leads down one step at a time.
 #   -  The dead band is widened by three standard deviations of the slow-down: what is not known must not swing.
 #   3d A step up waits until five observations agree, the latest among them; 20 where a still better point would fit
 #      if more were certain, so that one step does for two.
 #   3e After a step up the next one waits for 15 s. One that had to be taken back within 30 s makes the next wait 5 s,
-#      twice as long each time, at most 60 s. Other caps end both.
+#      twice as long each time, at most 60 s. Other caps end both. After a step down by what is remembered of caps
+#      that are back, 10 s.
 # No belief changes while nothing is observed: an idle gap moves nothing. A low point gets another chance by a
 # canary sentence, which the governor asks for.
 def _ladder(situation: Situation) -> Verdict:
     active = situation.active_id
     if situation.is_in_doubt(active):
+        return active, "unsettled"
+    if situation.is_unsure(active) and situation.has_been_active_s < situation.UNSURE_STEP_S:
         return active, "unsettled"
     if not situation.fits(active):
         if situation.fitting:

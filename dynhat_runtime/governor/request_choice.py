@@ -72,7 +72,9 @@ def choose_for_request(
     table = forecast.model.table
     _check_quality_is_known(wish, forecast)
     waiting_ms = _waiting_ms(wish, forecast, active_id)
-    predicted_ms = {point.id: waiting_ms + _own_ms(wish, forecast, point.id) for point in table}
+    predicted_ms = {
+        point.id: forecast.elapsed_ms(waiting_ms + _own_ms(wish, forecast, point.id)) for point in table
+    }
     budget_ms, wanted = wish.latency_budget_ms, wish.min_quality
     variance = forecast.target_length.log_variance
 
@@ -121,9 +123,9 @@ def _check_quality_is_known(wish: RequestWish, forecast: Forecast) -> None:
 
 
 def _own_ms(wish: RequestWish, forecast: Forecast, point_id: str) -> float:
-    """The request's own sentences on a point, in batches of at most 16."""
+    """What the request's own sentences compute for on a point, in batches of at most 16."""
     return sum(
-        forecast.predicted_ms(
+        forecast.computed_ms(
             point_id, max(batch), forecast.target_length.expected(max(batch)), num_sentences=len(batch)
         )
         for batch in _batches(wish.num_src_tokens)
@@ -134,7 +136,7 @@ def _waiting_ms(wish: RequestWish, forecast: Forecast, active_id: str) -> float:
     """The sentences ahead, likewise."""
     length = forecast.model.table.reference_num_tokens
     return sum(
-        forecast.predicted_ms(active_id, length, length, num_sentences=len(batch))
+        forecast.computed_ms(active_id, length, length, num_sentences=len(batch))
         for batch in _batches((length,) * wish.num_sentences_ahead)
     )
 

@@ -36,6 +36,8 @@ class GovernorState:
     """The point a person asked for; None leaves the choice to the rules."""
     slow_down: SlowDown | None = None
     """What was learned under the present caps; None if nothing was."""
+    plan_at_least: float = 1.0
+    """What to plan for at least, as caps fell while the device was believed to be slower still."""
     step_ups_monotonic_s: tuple[float, ...] = ()
     """When the steps up of the last minute were taken."""
     hold_s: float = 0.0
@@ -48,6 +50,8 @@ class Situation:
 
     LIMIT_STEP_S: ClassVar[float] = 10.0
     """Between two steps for heat or power: both follow slowly."""
+    UNSURE_STEP_S: ClassVar[float] = 3.0
+    """Before a point is left that would meet the budget as expected, and only lacks the confidence."""
 
     forecast: Forecast
     state: GovernorState
@@ -108,12 +112,12 @@ class Situation:
         return self.forecast.probability_met(self.predicted_ms[point_id], self.rules.latency_budget_ms)
 
     def is_in_doubt(self, point_id: str) -> bool:
-        """Would meet the budget as expected, and lacks the confidence while few observations agree."""
-        return (
-            self.predicted_ms[point_id] <= self.rules.latency_budget_ms
-            and not self.fits(point_id)
-            and self.forecast.slow_down.num_observed < SETTLED_OBSERVATIONS
-        )
+        """Unsure while few observations agree."""
+        return self.is_unsure(point_id) and self.forecast.slow_down.num_observed < SETTLED_OBSERVATIONS
+
+    def is_unsure(self, point_id: str) -> bool:
+        """Would meet the budget as expected, and lacks the confidence."""
+        return self.predicted_ms[point_id] <= self.rules.latency_budget_ms and not self.fits(point_id)
 
     @property
     def fitting(self) -> list[str]:
@@ -138,7 +142,7 @@ class Situation:
     @property
     def step_up_limit_ms(self) -> float:
         """The prediction that a point may have to be stepped up to."""
-        return self.rules.step_up_budget_ms / self._doubt / self.forecast.needed_ms(1.0)
+        return self.forecast.largest_met_ms(self.rules.step_up_budget_ms / self._doubt)
 
     @property
     def _doubt(self) -> float:

@@ -84,6 +84,11 @@ class SlowDown:
             bool(self.recent) and abs(self.recent[-1] - self.log_mean) > SURPRISE_STDS * self.predictive_std
         )
 
+    def is_slower_than(self, other: SlowDown) -> bool:
+        """By more than what is not known of the two."""
+        doubt = DOUBT_STDS * math.sqrt(self.log_variance + other.log_variance)
+        return self.log_mean > other.log_mean + doubt
+
     def aged(self, seconds: float) -> SlowDown:
         """The belief after `seconds` without an observation: the same factor, less certain."""
         variance = min(AGEING_VARIANCE_PER_S * max(seconds, 0.0), LARGEST_AGEING_VARIANCE)
