@@ -211,6 +211,23 @@ def test_less_is_not_believed_faster(bench: Bench, less: dict[str, object]) -> N
     assert bench.decide().slow_down_factor == pytest.approx(1.0)
 
 
+def test_a_device_slower_than_its_table_is_so_under_new_caps(bench: Bench) -> None:
+    """Caps never seen, neither less nor more, are planned with the least slow-down seen so far, not with none."""
+    bench.work(2.4, 30)
+    bench.snapshot = replace(FOUR_CPUS, usable_cpus=(4, 5, 6, 7))
+    assert bench.decide().slow_down_factor == pytest.approx(2.4, rel=0.05)
+    bench.work(6.0, 30)
+    bench.snapshot = replace(FOUR_CPUS, usable_cpus=(0, 1, 2, 3, 4), cpu_quota_cpus=0.9)
+    assert bench.decide().slow_down_factor == pytest.approx(2.4, rel=0.05)
+
+
+def test_a_device_faster_than_its_table_is_planned_by_the_table(bench: Bench) -> None:
+    """That it was faster elsewhere promises nothing."""
+    bench.work(0.5, 30)
+    bench.snapshot = replace(FOUR_CPUS, usable_cpus=(4, 5, 6, 7))
+    assert bench.decide().slow_down_factor == pytest.approx(1.0)
+
+
 def test_a_carried_slow_down_ends_with_what_is_observed(bench: Bench) -> None:
     """Where the load has gone with the caps, ordinary translations, or two quick canaries, bring the plan's point."""
     for is_canary in (False, True):
@@ -286,7 +303,7 @@ def test_the_memory_of_caps_is_bounded() -> None:
     memory = CapsMemory()
     caps = [Caps.of(replace(FOUR_CPUS, power_mode=str(number))) for number in range(MAX_REMEMBERED + 4)]
     for number, each in enumerate(caps):
-        memory.leave(each, SlowDown.planned(1.0 + number, 0.1).updated(1.0 + number, 0.0), 0.0)
+        memory.leave(each, SlowDown.planned(1.0 + number, 0.1).updated(1.0 + number, 0.0), 1.0, 0.0)
     known = [memory.returned_to(each, 1.0) for each in caps]
     assert known[:4] == [None] * 4
     assert [belief.factor for belief in known[4:] if belief] == pytest.approx([5.0 + n for n in range(16)])

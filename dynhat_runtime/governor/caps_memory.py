@@ -69,6 +69,8 @@ class _Left:
     """What was believed when the caps were left."""
 
     belief: SlowDown
+    planned_factor: float
+    """What was planned under these caps before anything was observed."""
     monotonic_s: float
 
 
@@ -78,7 +80,7 @@ class CapsMemory:
     def __init__(self) -> None:
         self._left: dict[Caps, _Left] = {}
 
-    def leave(self, caps: Caps, belief: SlowDown, monotonic_s: float) -> SlowDown:
+    def leave(self, caps: Caps, belief: SlowDown, planned_factor: float, monotonic_s: float) -> SlowDown:
         """Keep what was learned under `caps`, less what the change itself may have taught; what is kept."""
         if (
             belief.before_jump is not None
@@ -87,7 +89,11 @@ class CapsMemory:
         ):
             belief = belief.before_jump
         self._left.pop(caps, None)
-        self._left[caps] = _Left(belief=replace(belief, recent=(), before_jump=None), monotonic_s=monotonic_s)
+        self._left[caps] = _Left(
+            belief=replace(belief, recent=(), before_jump=None),
+            planned_factor=planned_factor,
+            monotonic_s=monotonic_s,
+        )
         if len(self._left) > MAX_REMEMBERED:
             del self._left[next(iter(self._left))]
         return belief
@@ -98,3 +104,19 @@ class CapsMemory:
         if left is None or left.belief.num_observed == 0:
             return None
         return replace(left.belief.aged(monotonic_s - left.monotonic_s), monotonic_s=monotonic_s)
+
+    def least_excess(self, num_observed: int) -> float:
+        """How many times slower than planned the device was under the caps that it was least so, at least 1.
+
+        What slows everything, such as a host that is slower than when the table was measured, shows under all caps;
+        other work that came and went does not. So it is no reason to plan worse than the best that was seen.
+
+        Args:
+            num_observed: Translations that a belief must rest on to count.
+        """
+        excesses = [
+            left.belief.factor / left.planned_factor
+            for left in self._left.values()
+            if left.belief.num_observed >= num_observed
+        ]
+        return max(min(excesses, default=1.0), 1.0)

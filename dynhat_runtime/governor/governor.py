@@ -83,6 +83,7 @@ class Governor:
         self._snapshot: ResourceSnapshot | None = None
         self._caps: Caps | None = None
         self._caps_since_s = -math.inf
+        self._planned_factor = 1.0
         self._num_seen_under_caps = 0
         self._num_quick_canaries = 0
         self._taken_back_hold_s = 0.0
@@ -158,7 +159,11 @@ class Governor:
         return replace(decision, wants_canary=self._wants_canary(decision))
 
     def _see(self, snapshot: ResourceSnapshot) -> None:
-        """Under other caps, what was learned under the former ones is put away; but less is not believed faster."""
+        """Under other caps, what was learned under the former ones is put away.
+
+        But less is not believed faster, and a device that was slower than planned under all caps seen is taken to be
+        so under new ones.
+        """
         self._snapshot = snapshot
         caps = Caps.of(snapshot)
         if caps == self._caps:
@@ -168,12 +173,14 @@ class Governor:
         if self._caps is not None:
             former = self._state.slow_down
             if former is not None:
-                former = self._memory.leave(self._caps, former, now_s)
+                former = self._memory.leave(self._caps, former, self._planned_factor, now_s)
             if caps.are_below(self._caps):
                 is_known = former is not None and former.num_observed >= LEAST_OBSERVED
                 plan_at_least = former.factor if former and is_known else self._state.plan_at_least
                 if learned is not None and former and former.is_slower_than(learned):
                     learned = None
+        self._planned_factor = planned(self._model, snapshot).factor
+        plan_at_least = max(plan_at_least, self._planned_factor * self._memory.least_excess(LEAST_OBSERVED))
         self._caps, self._caps_since_s = caps, now_s
         self._num_seen_under_caps = self._num_quick_canaries = 0
         self._taken_back_hold_s = 0.0
