@@ -147,14 +147,15 @@ def test_what_the_control_loop_is_asked(client: TestClient, engine: FakeEngine, 
 
 
 def test_retries_stay_within_the_budget(client: TestClient, engine: FakeEngine) -> None:
-    """A second attempt may take what the budget leaves, any time without one, and never leaves a named point."""
+    """A second attempt may take what the budget leaves, own or the daemon's, and never leaves a named point."""
     ask(client)
     ask(client, latency_budget_ms=500)
     ask(client, latency_budget_ms=500, point="p1")
     free, within, named = engine.retries_within_ms
-    assert (free, named) == (None, 0)
+    assert named == 0
+    assert free is not None
     assert within is not None
-    assert 0 < within <= 500
+    assert 0 < free <= 35 < within <= 500
 
 
 @pytest.mark.parametrize("text", [[""], ["42"], ["", ""]])

@@ -83,7 +83,7 @@ def router(lifecycle: Lifecycle, limits: RequestLimits, metrics: Metrics) -> API
             request,
             limits.timeout_s,
             point_id=choice.point_id if asked.wishes_a_point else None,
-            retry_within_ms=_retry_within_ms(asked, began_s),
+            retry_within_ms=_retry_within_ms(asked, choice, began_s),
         )
         elapsed_ms = (time.monotonic() - began_s) * 1e3
         is_met = elapsed_ms <= choice.latency_budget_ms
@@ -185,10 +185,9 @@ def _choose_now(serving: Serving, asked: PromisedRequest) -> RequestChoice:
     )
 
 
-def _retry_within_ms(asked: PromisedRequest, began_s: float) -> float | None:
-    """By when a second attempt at degenerate output must be done: within the budget, and never off a named point."""
+def _retry_within_ms(asked: PromisedRequest, choice: RequestChoice, began_s: float) -> float:
+    """By when a second attempt at degenerate output must be done: within the budget that the answer is judged by, and
+    never off a named point."""
     if asked.point_id is not None:
         return 0.0
-    if asked.latency_budget_ms is None:
-        return None
-    return max(asked.latency_budget_ms - (time.monotonic() - began_s) * 1e3, 0.0)
+    return max(choice.latency_budget_ms - (time.monotonic() - began_s) * 1e3, 0.0)
