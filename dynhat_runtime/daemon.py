@@ -24,7 +24,6 @@ import uvicorn
 from dynhat_runtime.errors import SettingsError
 from dynhat_runtime.governor.rules import GovernorRules
 from dynhat_runtime.observation import Observation
-from dynhat_runtime.service import trace
 from dynhat_runtime.service.app import create_app
 from dynhat_runtime.service.lifecycle import Lifecycle, Serving
 from dynhat_runtime.service.limits import RequestLimits
@@ -257,8 +256,7 @@ class _Daemon:
         self._told_to_hurry = asyncio.Event()
         self._trace: TracePort | None = None
         limits = RequestLimits(settings.char_limit, settings.batch_limit, settings.request_timeout_s)
-        app = create_app(self._lifecycle, limits)
-        app.include_router(trace.router(lambda: self._trace))
+        app = create_app(self._lifecycle, limits, lambda: self._trace)
         self._server = _Server(
             uvicorn.Config(
                 app,

@@ -296,3 +296,11 @@ class FakeControl:
         self.log.append(FakeDecision(self.engine.active_point_id, point_id, "asked for", "pinned"))
         self.engine.active_point_id = point_id
         self.state = replace(self.state, active_id=point_id, mode=mode, reason="asked for")
+
+
+class FakeTrace:
+    """A recorder with nothing recorded."""
+
+    def page_after(self, number: int) -> str:
+        """No events, whatever the number."""
+        return f'{{"header": {{}}, "events": [], "next": {number}, "lost": 0}}'

@@ -233,7 +233,15 @@ def test_explain_and_watch(daemon: Daemon) -> None:
 def test_watch_ends_on_interrupt(daemon: Daemon) -> None:
     """`dynhat watch` prints lines into a pipe at once, and Ctrl-C ends it with 0 and without a traceback."""
     command = [sys.executable, "-m", "dynhat_runtime", "watch", "--interval-s", "0.1", "--url", daemon.url]
-    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    process = subprocess.Popen(
+        command,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        preexec_fn=lambda: signal.signal(
+            signal.SIGINT, signal.SIG_DFL
+        ),  # a test run in the background ignores it
+    )
     assert process.stdout is not None
     lines = [process.stdout.readline() for _ in range(3)]
     process.send_signal(signal.SIGINT)

@@ -16,7 +16,7 @@ from dynhat_runtime.errors import EngineError, EngineStoppedError
 from dynhat_runtime.service.app import create_app
 from dynhat_runtime.service.lifecycle import Lifecycle, Serving
 from dynhat_runtime.service.limits import RequestLimits
-from tests.service_fakes import SINCE, FakeControl, FakeEngine, overloaded
+from tests.service_fakes import SINCE, FakeControl, FakeEngine, FakeTrace, overloaded
 
 LIMITS = RequestLimits(char_limit=100, batch_limit=4, timeout_s=10)
 HELLO = {"q": "Hello.", "source": "en", "target": "de"}
@@ -49,7 +49,7 @@ def lifecycle(engine: FakeEngine) -> Lifecycle:
 @pytest.fixture
 def client(lifecycle: Lifecycle) -> TestClient:
     """A client of that daemon; a server error reaches it as an answer, as over a socket."""
-    return TestClient(create_app(lifecycle, LIMITS))
+    return TestClient(create_app(lifecycle, LIMITS, FakeTrace))
 
 
 def ask(client: TestClient, **changes: Any) -> Any:
