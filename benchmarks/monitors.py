@@ -12,8 +12,7 @@ import json
 import sys
 import tempfile
 import time
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -22,7 +21,7 @@ from dynhat_runtime.monitor import choose_monitor
 from dynhat_runtime.monitor.identity import device_name
 from tests.board_daemon import BoardDaemon
 from tests.sensor_files import BOARD, HOST, write
-from tests.simulated_jetson import SimulatedJetson, has_jtop, why_not
+from tests.simulated_jetson import SimulatedJetson, board_with_service, has_jtop, why_not
 
 AIMS = {"reading_ms": 5.0, "loop_share_of_a_core": 0.005}
 NUM_READINGS = 400
@@ -92,19 +91,6 @@ def _own_cpu_s(pid: int) -> float:
     return sum(int(file.read_text().split()[0]) for file in files) / NS_PER_S
 
 
-@contextmanager
-def simulated_board(folder: Path) -> Iterator[SimulatedJetson]:
-    """A board with its jtop service."""
-    board = SimulatedJetson(folder)
-    board.build()
-    try:
-        board.enter()
-        board.start_service()
-        yield board
-    finally:
-        board.down()
-
-
 def main(arguments: Sequence[str]) -> int:
     """Measure and print; the exit status."""
     parser = argparse.ArgumentParser(
@@ -123,7 +109,7 @@ def main(arguments: Sequence[str]) -> int:
         else:
             folder = Path(name) / "board"
             folder.mkdir()
-            with simulated_board(folder) as board:
+            with board_with_service(folder) as board:
                 found["loop"] = {
                     "this machine": loop_share(board, "outside", "host", asked.seconds),
                     "Jetson on files": loop_share(board, "board", "auto", asked.seconds),

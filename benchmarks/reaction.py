@@ -17,10 +17,9 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
-from benchmarks.monitors import simulated_board
 from dynhat_runtime.monitor.identity import device_name
 from tests.board_daemon import BoardDaemon
-from tests.simulated_jetson import NUM_CPUS, SimulatedJetson, has_jtop, why_not
+from tests.simulated_jetson import NUM_CPUS, SimulatedJetson, board_with_service, has_jtop, why_not
 
 AIMS_S = {"files": 0.7, "jtop": 2.0}
 LONGEST_PAUSE_S = 1.5
@@ -78,7 +77,10 @@ def main(arguments: Sequence[str]) -> int:
     if reason is not None:
         print(f"reaction: error: needs a simulated board: {reason}", file=sys.stderr)
         return 1
-    with tempfile.TemporaryDirectory(prefix="dynhat-reaction-") as name, simulated_board(Path(name)) as board:
+    with (
+        tempfile.TemporaryDirectory(prefix="dynhat-reaction-") as name,
+        board_with_service(Path(name)) as board,
+    ):
         found = {"device": device_name(), "aims_s": AIMS_S, "reaction": measure(board, asked.repeats)}
     print(json.dumps(found, indent=1))
     return 0

@@ -8,11 +8,12 @@ from __future__ import annotations
 from collections import deque
 
 from dynhat_runtime.errors import EngineOverloadedError
+from dynhat_runtime.governor.request_choice import MAX_BATCH_SENTENCES
 from dynhat_runtime.translation_request import ActivePoint, Place, TranslationRequest
 
-MAX_BATCH_SENTENCES = 16
 MAX_BATCH_CHARACTERS = 2000
-"""Bound on the sentences that share a batch: keeps the wait of a short request behind a long one short."""
+"""Bound on the sentences that share a batch, beside their number: keeps the wait of a short request behind a long
+one short."""
 
 Batch = list[tuple[TranslationRequest, Place]]
 """Sentences, each with its request, all of which have one point and one beam size."""

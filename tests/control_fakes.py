@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 import time
 from collections.abc import Callable
 from dataclasses import replace
@@ -26,6 +27,20 @@ class ScriptedMonitor:
         if self.failure is not None:
             raise self.failure
         return replace(self.snapshot, monotonic_s=self.snapshot.monotonic_s + self.num_reads)
+
+
+class HangingMonitor(ScriptedMonitor):
+    """Hangs in every reading until it is released."""
+
+    def __init__(self, snapshot: ResourceSnapshot) -> None:
+        super().__init__(snapshot)
+        self.hanging, self.release = threading.Event(), threading.Event()
+
+    def read(self) -> ResourceSnapshot:
+        """The scripted snapshot, once released."""
+        self.hanging.set()
+        self.release.wait(10.0)
+        return super().read()
 
 
 class RecordingEngine:

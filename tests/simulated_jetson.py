@@ -14,7 +14,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -336,3 +336,16 @@ def _swap(file: Path, text: str) -> None:
     new = file.with_name(f"{file.name}~")
     new.write_text(text, encoding="utf-8")
     new.replace(file)
+
+
+@contextlib.contextmanager
+def board_with_service(folder: Path) -> Iterator[SimulatedJetson]:
+    """A board whose files tell all, with its jtop service; in the end all of it is taken down."""
+    board = SimulatedJetson(folder)
+    board.build()
+    try:
+        board.enter()
+        board.start_service()
+        yield board
+    finally:
+        board.down()

@@ -13,8 +13,14 @@ import pytest
 from dynhat_runtime.control_loop import ControlLoop
 from dynhat_runtime.errors import EngineError, MonitorError, UnknownOperatingPointError
 from dynhat_runtime.governor.policy import GovernorRules
-from dynhat_runtime.resource_snapshot import ResourceSnapshot
-from tests.control_fakes import FOUR_CPUS, ONE_CPU, RecordingEngine, ScriptedMonitor, wait_until
+from tests.control_fakes import (
+    FOUR_CPUS,
+    ONE_CPU,
+    HangingMonitor,
+    RecordingEngine,
+    ScriptedMonitor,
+    wait_until,
+)
 from tests.hand_made import three_points
 
 
@@ -333,18 +339,11 @@ def test_a_hanging_sensor_blocks_neither_stop_nor_status(
     monitor: ScriptedMonitor, engine: RecordingEngine, caplog: pytest.LogCaptureFixture
 ) -> None:
     """While a reading hangs, status and decisions answer, and stop gives up in time with a warning."""
-    hanging, release = threading.Event(), threading.Event()
-
-    class HangingMonitor(ScriptedMonitor):
-        def read(self) -> ResourceSnapshot:
-            hanging.set()
-            release.wait(10.0)
-            return super().read()
-
-    loop = make_loop(HangingMonitor(FOUR_CPUS), engine)
+    hanging = HangingMonitor(FOUR_CPUS)
+    loop = make_loop(hanging, engine)
     loop.start()
     try:
-        assert hanging.wait(5.0)
+        assert hanging.hanging.wait(5.0)
         start_s = time.monotonic()
         assert loop.status().snapshot is None
         assert loop.decisions() == ()
@@ -352,7 +351,7 @@ def test_a_hanging_sensor_blocks_neither_stop_nor_status(
         assert time.monotonic() - start_s < 2.0
         assert "did not end" in caplog.text
     finally:
-        release.set()
+        hanging.release.set()
 
 
 def test_stop_without_start_is_harmless(loop: ControlLoop) -> None:

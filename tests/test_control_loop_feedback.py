@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import threading
 import time
 from dataclasses import replace
 
@@ -16,7 +15,14 @@ from dynhat_runtime.governor.request_choice import RequestWish
 from dynhat_runtime.governor.rules import GovernorRules
 from dynhat_runtime.observation import Observation
 from dynhat_runtime.resource_snapshot import ResourceSnapshot
-from tests.control_fakes import FOUR_CPUS, ONE_CPU, RecordingEngine, ScriptedMonitor, wait_until
+from tests.control_fakes import (
+    FOUR_CPUS,
+    ONE_CPU,
+    HangingMonitor,
+    RecordingEngine,
+    ScriptedMonitor,
+    wait_until,
+)
 from tests.hand_made import three_points
 
 
@@ -144,23 +150,16 @@ def test_observing_and_choosing_wait_for_no_sensor(
     monitor: ScriptedMonitor, engine: EngineWithCanary
 ) -> None:
     """While a reading hangs, the engine's thread and requests are answered."""
-    hanging, release = threading.Event(), threading.Event()
-
-    class HangingMonitor(ScriptedMonitor):
-        def read(self) -> ResourceSnapshot:
-            hanging.set()
-            release.wait(10.0)
-            return super().read()
-
-    loop = make_loop(HangingMonitor(FOUR_CPUS), engine)
+    hanging = HangingMonitor(FOUR_CPUS)
+    loop = make_loop(hanging, engine)
     loop.start()
     try:
-        assert hanging.wait(5.0)
+        assert hanging.hanging.wait(5.0)
         loop.observe(observation("p6", 30.0))
         assert loop.choose(RequestWish(num_src_tokens=(28,), latency_budget_ms=12.0)).point_id == "p1"
-        assert not release.is_set()
+        assert not hanging.release.is_set()
     finally:
-        release.set()
+        hanging.release.set()
         loop.stop()
 
 

@@ -15,9 +15,9 @@ from dynhat_runtime.decoding.tokenizer import SentencePieceTokenizer
 from dynhat_runtime.decoding.translator import LengthLimits, SentenceTranslation, Translator
 from dynhat_runtime.engine import ActivePoint, TranslationEngine
 from dynhat_runtime.errors import EngineOverloadedError, EngineStoppedError, UnknownOperatingPointError
+from dynhat_runtime.governor.request_choice import MAX_BATCH_SENTENCES
 from dynhat_runtime.model.checkpoint import SENTENCEPIECE_MODEL, Bundle
 from dynhat_runtime.model.sub_transformer import SubTransformer
-from dynhat_runtime.request_queue import MAX_BATCH_SENTENCES
 from tests.tiny_bundle import POINT_IDS, SENTENCES
 
 PATIENCE_S = 30.0

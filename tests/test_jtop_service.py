@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 
 from tests.board_daemon import Answer, BoardDaemon
-from tests.simulated_jetson import MODES, NUM_CPUS, SimulatedJetson, has_jtop, why_not
+from tests.simulated_jetson import MODES, NUM_CPUS, SimulatedJetson, board_with_service, has_jtop, why_not
 
 pytestmark = [
     pytest.mark.jtop,
@@ -31,14 +31,8 @@ SLACK_S = 1.0
 @pytest.fixture(scope="module")
 def board(tmp_path_factory: pytest.TempPathFactory) -> Iterator[SimulatedJetson]:
     """A board whose files tell all, with its jtop service."""
-    board = SimulatedJetson(Path(tmp_path_factory.mktemp("board")))
-    board.build()
-    try:
-        board.enter()
-        board.start_service()
+    with board_with_service(Path(tmp_path_factory.mktemp("board"))) as board:
         yield board
-    finally:
-        board.down()
 
 
 @pytest.fixture(autouse=True)

@@ -13,16 +13,21 @@ from typing import TYPE_CHECKING, Annotated, BinaryIO
 
 import typer
 
-from dynhat_runtime.cli.root import BundleOption, JsonOption, TableOption, app, bundle_path
+from dynhat_runtime.cli.root import (
+    DEFAULT_URL,
+    BundleOption,
+    JsonOption,
+    TableOption,
+    UrlOption,
+    app,
+    bundle_path,
+)
 from dynhat_runtime.errors import RequestError
 
 if TYPE_CHECKING:
     from dynhat_runtime.operating_point import OperatingPointTable
     from dynhat_runtime.service.ports import EnginePort
     from dynhat_runtime.service.schemas import PointDescription
-
-UrlOption = Annotated[str, typer.Option(help="Where the daemon listens.")]
-DEFAULT_URL = "http://127.0.0.1:5000"
 
 STOP_S = 5.0
 """What `translate` gives the engine to stop."""

@@ -11,13 +11,13 @@ from typing import Annotated
 
 import typer
 
-from dynhat_runtime.cli.root import BundleOption, JsonOption, app
+from dynhat_runtime.cli.root import DEFAULT_URL, BundleOption, JsonOption, UrlOption, app
 
 
 @app.command()
 def record(
     out: Annotated[Path, typer.Option(help="File to write, lines of JSON; it must not be there yet.")],
-    url: Annotated[str, typer.Option(help="Where the daemon listens.")] = "http://127.0.0.1:5000",
+    url: UrlOption = DEFAULT_URL,
     seconds: Annotated[
         float | None,
         typer.Option(help="Time to record, in s; without it until Ctrl-C."),

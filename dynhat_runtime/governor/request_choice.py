@@ -10,7 +10,7 @@ from dynhat_runtime.errors import RequestError
 from dynhat_runtime.governor.forecast import Forecast
 
 MAX_BATCH_SENTENCES = 16
-"""Sentences decoded together at most: more of them take more batches, one after the other."""
+"""Sentences decoded together at most, by the engine and so in what is predicted: more take more batches."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
