@@ -182,6 +182,22 @@ def test_a_hanging_sensor_costs_one_thread_however_long_it_hangs() -> None:
     assert hanging.value(reader.refresh()) is True
 
 
+def test_value_and_health_are_of_one_moment() -> None:
+    """A sensor that comes back after a reading was closed is down and None in it, up and told in the next."""
+    clock, source = Clock(), Source(OSError("broken"))
+    sensor: Sensor[object] = Sensor("gpu", source)
+    assert ask(sensor, clock) is None
+    source.answer = 5
+    sensor.refresh(clock)  # as by a thread that was hanging while the snapshot is put together
+    state = sensor.state()
+    assert state is not None
+    assert (sensor.value(clock()), state.is_up) == (None, False)
+    sensor.check(clock())
+    state = sensor.state()
+    assert state is not None
+    assert (sensor.value(clock()), state.is_up) == (5, True)
+
+
 def test_a_sensor_that_is_being_read_is_not_read_twice() -> None:
     """While a thread is in it, another returns at once without asking."""
     clock, go, asked = Clock(), threading.Event(), Source(None)

@@ -78,6 +78,8 @@ class Reading(Generic[T]):
 #   4  A sensor that is being read is not read by a second thread. One that has not answered within the age limit
 #      hangs: it is down until its thread comes back.
 #   5  Going down is one log line, coming back another.
+#   6  What the monitor sees, value and health, is of one moment: `check` at the end of a reading. A sensor that
+#      comes back while a snapshot is being put together belongs to the next one.
 class Sensor(Generic[T]):
     """One sensor: its last answer, its health, and when to ask again. Thread-safe."""
 
@@ -112,6 +114,7 @@ class Sensor(Generic[T]):
         self._up_since_s = 0.0
         self._failed_s = float("-inf")
         self._retry_s = float("-inf")
+        self._shown: tuple[Reading[T] | None, SensorState | None] = (None, None)
 
     # --- what the reader does -------------------------------------------------------------------------------
 
@@ -147,14 +150,18 @@ class Sensor(Generic[T]):
             self._retry_s = min(self._retry_s, self._failed_s + self._pauses.first_s)
 
     def check(self, now_s: float) -> None:
-        """Notice that it hangs (rule 4)."""
+        """Notice that it hangs (rule 4), and settle what this reading shows (rule 6)."""
         with self._lock:
             asked_s = self._asked_s
-            if asked_s is None or now_s - asked_s <= self._max_age_s or self._error is not None:
-                return
-            self._error = "does not answer: it hangs"
-            self._was_seen = True
-        self._complain()
+            is_found_hanging = (
+                asked_s is not None and now_s - asked_s > self._max_age_s and self._error is None
+            )
+            if is_found_hanging:
+                self._error, self._was_seen = "does not answer: it hangs", True
+            state = SensorState(name=self.name, is_up=self._error is None, error=self._error)
+            self._shown = (self._reading, state if self._was_seen else None)
+        if is_found_hanging:
+            self._complain()
 
     def _answered(self, value: T, now_s: float) -> None:
         with self._lock:
@@ -190,8 +197,7 @@ class Sensor(Generic[T]):
 
     def reading(self, now_s: float) -> Reading[T] | None:
         """The last answer with its time, unless it is too old."""
-        with self._lock:
-            reading = self._reading
+        reading, _ = self._shown
         return reading if reading is not None and now_s - reading.monotonic_s <= self._max_age_s else None
 
     def value(self, now_s: float) -> T | None:
@@ -200,11 +206,9 @@ class Sensor(Generic[T]):
         return None if reading is None else reading.value
 
     def state(self) -> SensorState | None:
-        """Whether it answers; None while the device has not shown that it has it."""
-        with self._lock:
-            if not self._was_seen:
-                return None
-            return SensorState(name=self.name, is_up=self._error is None, error=self._error)
+        """Whether it answered; None while the device has not shown that it has it."""
+        _, state = self._shown
+        return state
 
 
 def _one_line(error: Exception) -> str:
