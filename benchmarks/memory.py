@@ -120,12 +120,13 @@ def hold(bundle_path: Path, which: Which) -> Held:
     from dynhat_runtime.decoding.beam_search import BeamOptions
     from dynhat_runtime.decoding.translator import Translator
     from dynhat_runtime.model.checkpoint import Bundle
+    from dynhat_runtime.model.decodable import for_decoding
 
     bundle = Bundle.open(bundle_path)
     table = bundle.table()
     largest = max(table, key=lambda point: point.num_parameters)
     chosen = table.points if which == "all" else (largest,)
-    super_transformer = bundle.super_transformer().laid_out_for_decoding()
+    super_transformer = for_decoding(bundle.super_transformer())
     subs = [super_transformer.extract(point.config) for point in chosen]
     translator = Translator.of_bundle(bundle)
     options = BeamOptions(beam_size=table.device.beam_size)

@@ -17,6 +17,7 @@ from dynhat_runtime.decoding.beam_search import BeamOptions
 from dynhat_runtime.decoding.translator import Translator
 from dynhat_runtime.design_space import SubTransformerConfig
 from dynhat_runtime.model.checkpoint import Bundle
+from dynhat_runtime.model.decodable import for_decoding
 from dynhat_runtime.offline.evaluate import dev_batches, dev_loss, load_pairs, score, translate_all
 from dynhat_runtime.offline.figure_cache import FigureCache, Figures, file_sha256
 from dynhat_runtime.offline.profile import PointQuality
@@ -57,7 +58,7 @@ class PointScorer:
         self._search = BeamOptions(beam_size=beam_size, length_penalty=bundle.manifest.length_penalty)
         # Losses are computed many sentences at a time, decoding row by row: each has its own layout.
         self._trained = bundle.super_transformer()
-        self.decoding = self._trained.laid_out_for_decoding()
+        self.decoding = for_decoding(self._trained)
         self._translator = Translator.of_bundle(bundle)
         tokenizer = self._translator.tokenizer
         self._dev_batches = [] if dev_pairs is None else dev_batches(self._trained, tokenizer, dev_pairs)

@@ -32,8 +32,7 @@ from dynhat_runtime.decoding.tokenizer import EOS_ID
 from dynhat_runtime.design_space import DesignSpace, SubTransformerConfig
 from dynhat_runtime.errors import DesignSpaceError, SettingsError, first_complaint
 from dynhat_runtime.model.checkpoint import Bundle
-from dynhat_runtime.model.sub_transformer import SubTransformer
-from dynhat_runtime.model.super_transformer import SuperTransformer
+from dynhat_runtime.model.decodable import Decodable, DecodableSuper
 from dynhat_runtime.model.threads import move_threads_to, use_decoding_threads
 from dynhat_runtime.monitor.host import HostMonitor
 from dynhat_runtime.monitor.identity import device_name
@@ -166,7 +165,7 @@ def points_of_table(table: OperatingPointTable) -> list[PointToMeasure]:
 
 def profile_points(
     bundle: Bundle,
-    super_transformer: SuperTransformer,
+    super_transformer: DecodableSuper,
     points: Sequence[PointToMeasure],
     options: ProfileOptions,
     console: Console,
@@ -196,7 +195,7 @@ def profile_points(
 
 
 def reference_latencies(
-    super_transformer: SuperTransformer,
+    super_transformer: DecodableSuper,
     points: Sequence[PointToMeasure],
     options: ProfileOptions,
     console: Console,
@@ -236,10 +235,10 @@ class _Place(NamedTuple):
 
 
 def _measure_in_turns(
-    subs: dict[str, SubTransformer], place: _Place, options: ProfileOptions, console: Console
+    subs: dict[str, Decodable], place: _Place, options: ProfileOptions, console: Console
 ) -> dict[str, LatencyMeasurement]:
     """One row per point, the points' runs interleaved."""
-    vocab_size = next(iter(subs.values())).src_embedding.table_VE.shape[0]
+    vocab_size = next(iter(subs.values())).src_vocab_size
     src_BS = source_tokens(vocab_size, place.num_tokens)
     times: dict[str, list[tuple[float, float]]] = {point_id: [] for point_id in subs}
     runs = range(options.num_warmup_runs + options.num_runs)
@@ -253,7 +252,7 @@ def _measure_in_turns(
 
 @torch.inference_mode()
 def measure_once(
-    sub: SubTransformer,
+    sub: Decodable,
     src_BS: torch.Tensor,
     num_tgt_tokens: int,
     beam_size: int,
