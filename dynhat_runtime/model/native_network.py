@@ -10,16 +10,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 
-import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 
 from dynhat_runtime.design_space import SubTransformerConfig
 from dynhat_runtime.model.super_transformer import SuperTransformer, SuperTransformerSpec
 from dynhat_runtime.native import structures as c
 from dynhat_runtime.native.library import Library
-from dynhat_runtime.native.packing import Arena, PackedMatrix, Precision, pack, packed_bytes
+from dynhat_runtime.native.packing import Arena, Precision, pack, packed_bytes
 from dynhat_runtime.native.running import Decoder, Encoding, Point, RawHypothesis
 
 CPU = torch.device("cpu")
@@ -50,7 +48,9 @@ class NativeSuperTransformer:
         }
         # In the order they are read; all but the decoder's width of a shared matrix is of no use to the output.
         matrices["decoder.output"] = output[:, : max(self.spec.design_space.decoder_embed_dim)]
-        arena = Arena(sum(packed_bytes(*weight.shape, precision) for weight in matrices.values()))
+        arena = Arena(
+            sum(packed_bytes(weight.shape[0], weight.shape[1], precision) for weight in matrices.values())
+        )
         self._matrices = {
             name: pack(library, arena, weight, weights.get(f"{name}.bias"), precision)
             for name, weight in matrices.items()

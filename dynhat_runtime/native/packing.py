@@ -62,7 +62,9 @@ class Arena:
 
 def packed_bytes(num_out: int, num_in: int, precision: Precision) -> int:
     """Memory of an arena that one packed matrix needs."""
-    panels = _padded(num_out) * num_in * 4 if precision == "float32" else _padded(num_out) * (num_in + num_in % 2)
+    panels = (
+        _padded(num_out) * num_in * 4 if precision == "float32" else _padded(num_out) * (num_in + num_in % 2)
+    )
     return _aligned(panels) + (0 if precision == "float32" else _aligned(_padded(num_out) * 4))
 
 

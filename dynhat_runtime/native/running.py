@@ -99,9 +99,7 @@ class Decoder:
         self.num_sentences, self.num_beams = encoding.num_sentences, num_beams
         self.num_rows, self.length = encoding.num_sentences * num_beams, 0
         self._owner = _Owner(
-            self._library.start(
-                ctypes.byref(point.network), encoding.pointer, num_beams, INITIAL_CAPACITY
-            ),
+            self._library.start(ctypes.byref(point.network), encoding.pointer, num_beams, INITIAL_CAPACITY),
             self._library.free_decoder,
             point,
         )
@@ -167,7 +165,10 @@ class Decoder:
                 return None
             has_more = bool(_check(library.search_for(owner.pointer, SLICE_S)))
         return [
-            [_hypothesis(library, owner.pointer, s, i) for i in range(library.num_hypotheses(owner.pointer, s))]
+            [
+                _hypothesis(library, owner.pointer, s, i)
+                for i in range(library.num_hypotheses(owner.pointer, s))
+            ]
             for s in range(self.num_sentences)
         ]
 
@@ -191,7 +192,9 @@ def _token_ids(ids: NDArray[np.int64], end: int) -> Int32s:
         IndexError: One is not below `end`: C would read what is not there.
     """
     if len(ids) and not (ids.min() >= 0 and ids.max() < end):
-        raise IndexError(f"id {ids.max() if ids.min() >= 0 else ids.min()} is out of range: use 0 to {end - 1}")
+        raise IndexError(
+            f"id {ids.max() if ids.min() >= 0 else ids.min()} is out of range: use 0 to {end - 1}"
+        )
     return np.ascontiguousarray(ids, np.int32)
 
 
