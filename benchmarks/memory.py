@@ -126,8 +126,9 @@ def hold(bundle_path: Path, which: Which) -> Held:
     table = bundle.table()
     largest = max(table, key=lambda point: point.num_parameters)
     chosen = table.points if which == "all" else (largest,)
-    super_transformer = for_decoding(bundle.super_transformer())
-    subs = [super_transformer.extract(point.config) for point in chosen]
+    precisions = tuple(dict.fromkeys(point.precision for point in chosen))
+    super_transformer = for_decoding(bundle.super_transformer(), precisions)
+    subs = [super_transformer.extract(point.config, point.precision) for point in chosen]
     translator = Translator.of_bundle(bundle)
     options = BeamOptions(beam_size=table.device.beam_size)
     num_translations = 0

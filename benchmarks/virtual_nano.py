@@ -138,7 +138,6 @@ def nano_table() -> OperatingPointTable:
         cpu_max_frequency_hz=MAXN.cpu_max_hz,
         gpu_max_frequency_hz=MAX_GPU_HZ,
         torch_version="the paper's",
-        precision="the paper's",
         beam_size=1,
         measured_at="the paper's, Table II",
     )

@@ -1,4 +1,4 @@
-"""An operating point: an architecture together with numbers measured on a named device, and the table of them.
+"""An operating point: an architecture and its precision with numbers measured on a named device, and the table.
 
 The table is what the daemon lives on. Everything in it was measured; a figure nobody measured is None.
 """
@@ -7,12 +7,13 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from dynhat_runtime.design_space import DesignSpace, SubTransformerConfig
 from dynhat_runtime.errors import BundleError, DesignSpaceError, UnknownOperatingPointError, first_complaint
+from dynhat_runtime.precision import Precision
 
 PointId = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$")]
 Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
@@ -39,12 +40,13 @@ class LatencyMeasurement(BaseModel):
 
 
 class OperatingPoint(BaseModel):
-    """An architecture with what was measured of it: latency on the table's device, and quality."""
+    """An architecture at a precision, with what was measured of it: latency on the table's device, and quality."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     id: PointId
     config: SubTransformerConfig
+    precision: Precision = "fp32"
     num_parameters: Annotated[int, Field(gt=0)]
     """Weights without embeddings (HAT's count)."""
     latencies: Annotated[tuple[LatencyMeasurement, ...], Field(min_length=1)]
@@ -71,10 +73,17 @@ class DeviceDescription(BaseModel):
     gpu_max_frequency_hz: Positive | None = None
     """Of the GPU that the model ran on; None where it ran on the CPUs."""
     torch_version: str
-    precision: str
     beam_size: Annotated[int, Field(gt=0)]
     measured_at: str
     """UTC, ISO 8601."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _without_the_precision_of_all(cls, fields: Any) -> Any:
+        """Tables from before points had a precision of their own name here that of all: fp32."""
+        if isinstance(fields, dict):
+            return {name: value for name, value in fields.items() if name != "precision"}
+        return fields
 
 
 class OperatingPointTable(BaseModel):
@@ -147,6 +156,11 @@ class OperatingPointTable(BaseModel):
         if len(bleus) == len(self.points):
             return bleus
         return {point.id: float(position) for position, point in enumerate(self.points)}
+
+    @property
+    def precisions(self) -> tuple[Precision, ...]:
+        """Those that some point has."""
+        return tuple(dict.fromkeys(point.precision for point in self.points))
 
     @property
     def best(self) -> OperatingPoint:

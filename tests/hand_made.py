@@ -61,7 +61,6 @@ def table(points: Sequence[OperatingPoint], cpu_max_frequency_hz: float | None =
         num_cpus=4,
         cpu_max_frequency_hz=cpu_max_frequency_hz,
         torch_version="0",
-        precision="float32",
         beam_size=1,
         measured_at="2025-01-01T00:00:00Z",
     )

@@ -31,7 +31,6 @@ def make_table(num_points: int = 3) -> OperatingPointTable:
             machine="aarch64",
             num_cpus=4,
             torch_version="2.1.0",
-            precision="float32",
             beam_size=4,
             measured_at="2026-01-01T00:00:00+00:00",
         ),

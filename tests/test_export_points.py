@@ -17,12 +17,15 @@ from dynhat_runtime.errors import DynhatError, SettingsError
 from dynhat_runtime.model.checkpoint import Bundle
 from dynhat_runtime.model.super_transformer import SuperTransformer
 from dynhat_runtime.offline import export_points, point_scorer
+from dynhat_runtime.offline.evaluate import dev_loss_as_decoded
 from dynhat_runtime.offline.export_points import ExportOptions, PointExporter
 from dynhat_runtime.offline.figure_cache import FigureCache
 from dynhat_runtime.offline.point_scorer import PointScorer
 from dynhat_runtime.offline.point_selection import Contender
 from dynhat_runtime.offline.profile import PointToMeasure, ProfileOptions
 from dynhat_runtime.operating_point import LatencyMeasurement, OperatingPointTable
+from dynhat_runtime.precision import Precision
+from tests.native_library import native_library
 from tests.tiny_bundle import SENTENCES, SPACE, point_configs
 
 QUIET = Console(quiet=True)
@@ -43,11 +46,24 @@ def text(tmp_path: Path) -> Path:
 
 
 def exporter(
-    bundle: Bundle, tmp_path: Path, dev: Path, test: Path | None = None, **options: Any
+    bundle: Bundle,
+    tmp_path: Path,
+    dev: Path,
+    test: Path | None = None,
+    precisions: tuple[Precision, ...] = ("fp32",),
+    **options: Any,
 ) -> PointExporter:
     """An exporter with few runs; its cache stays in `tmp_path`."""
     cache = FigureCache(tmp_path / "figures.jsonl")
-    scorer = PointScorer(bundle, dev, test, beam_size=PROFILE.beam_size, cache=cache, console=QUIET)
+    scorer = PointScorer(
+        bundle,
+        dev,
+        test,
+        beam_size=PROFILE.beam_size,
+        cache=cache,
+        console=QUIET,
+        precisions=precisions,
+    )
     return PointExporter(bundle, scorer, ExportOptions(profile=PROFILE, **options), QUIET)
 
 
@@ -137,6 +153,52 @@ def test_what_something_faster_says_as_well_is_dropped(
         ("l3", "40.0", "operating point"),
     ]
     assert rows[0]["gene"] == "-".join(map(str, SPACE.gene(SMALL)))
+
+
+def test_every_precision_contends(
+    tiny_bundle: Bundle, tmp_path: Path, text: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Every architecture is measured at every precision; what stays is named for it, with figures of its own."""
+    native_library()
+    losses = {("fp32", SMALL): 4.0, ("int8", SMALL): 4.5, ("fp32", LARGE): 2.0, ("int8", LARGE): 2.1}
+    monkeypatch.setattr(PointScorer, "dev_loss", lambda _, config, precision: losses[precision, config])
+    latencies = {("fp32", SMALL): 9.0, ("int8", SMALL): 10.0, ("fp32", LARGE): 40.0, ("int8", LARGE): 20.0}
+    monkeypatch.setattr(
+        export_points,
+        "reference_latencies",
+        lambda _, points, *rest: {p.id: _row(latencies[p.precision, p.config]) for p in points},
+    )
+    subject = exporter(tiny_bundle, tmp_path, text, precisions=("fp32", "int8"))
+    monkeypatch.setattr(subject, "_without_dominated", lambda table: table)
+    found = subject.export([Contender(LARGE, predicted_ms=2.0), Contender(SMALL, id="mine")])
+    assert {(point.id, point.precision, point.config) for point in found.table} == {
+        ("mine", "fp32", SMALL),
+        ("l3-int8", "int8", LARGE),
+        ("l3", "fp32", LARGE),
+    }
+    rows = list(csv.DictReader(io.StringIO(subject.fates_csv(found))))
+    assert [(row["precision"], row["fate"]) for row in rows] == [
+        ("fp32", "operating point"),
+        ("int8", "dominated"),
+        ("int8", "operating point"),
+        ("fp32", "operating point"),
+    ]
+
+
+def test_a_loss_is_that_of_the_precision(tiny_bundle: Bundle, tmp_path: Path, text: Path) -> None:
+    """An int8 point's loss is measured on its int8 weights: near the fp32 one, and not it."""
+    native_library()
+    scorer = PointScorer(
+        tiny_bundle, text, None, beam_size=2, cache=FigureCache(tmp_path / "figures.jsonl"), console=QUIET
+    )
+    assert scorer.precisions == ("fp32", "int8")
+    fp32, int8 = scorer.dev_loss(LARGE), scorer.dev_loss(LARGE, "int8")
+    assert fp32 != int8
+    assert int8 == pytest.approx(fp32, rel=0.01)
+    as_decoded = dev_loss_as_decoded(
+        scorer.decoding.extract(LARGE), scorer._dev_batches, tiny_bundle.spec.pad_id
+    )
+    assert as_decoded == pytest.approx(fp32, abs=2e-4)
 
 
 def test_a_long_front_is_thinned(

@@ -14,7 +14,7 @@ from dynhat_runtime.design_space import DesignSpace
 from dynhat_runtime.model.decodable import Decodable
 from dynhat_runtime.model.native_network import NativeSuperTransformer
 from dynhat_runtime.model.super_transformer import SuperTransformer, SuperTransformerSpec
-from dynhat_runtime.native.packing import Precision
+from dynhat_runtime.precision import Precision
 from tests.golden import hat_configs, read_json, space0_super_transformer, tiny_super_transformer
 from tests.native_library import native_library
 
@@ -49,7 +49,7 @@ def _random_super(*, norm_first: bool = False, vocab_size: int = 83, seed: int =
     return model
 
 
-def _native(model: SuperTransformer, precision: Precision = "float32") -> NativeSuperTransformer:
+def _native(model: SuperTransformer, precision: Precision = "fp32") -> NativeSuperTransformer:
     return NativeSuperTransformer(model, precision, native_library())
 
 

@@ -166,3 +166,16 @@ def test_check_against_a_space_without_its_points() -> None:
     """A point outside the space is refused with the field at fault."""
     with pytest.raises(DesignSpaceError, match=r"num_decoder_layers=3 .*\(6, 1\)"):
         three_points().check_against(_space(decoder_num_layers=(6, 1)))
+
+
+def test_tables_without_precisions_are_fp32(tmp_path: Path) -> None:
+    """A table from before points had a precision named one for all: it loads, and every point is fp32."""
+    made = table(three_points())
+    content = made.model_dump(mode="json")
+    content["device"]["precision"] = "fp32"
+    for each in content["points"]:
+        del each["precision"]
+    file = tmp_path / "old.json"
+    file.write_text(json.dumps(content))
+    assert OperatingPointTable.load(file) == made
+    assert made.precisions == ("fp32",)

@@ -3,10 +3,19 @@
 from __future__ import annotations
 
 import random
+from dataclasses import replace
 
 import pytest
 
-from dynhat_runtime.offline.point_selection import Contender, non_dominated, spread, thin, with_ids
+from dynhat_runtime.design_space import SubTransformerConfig
+from dynhat_runtime.offline.point_selection import (
+    Contender,
+    architecture_name,
+    non_dominated,
+    spread,
+    thin,
+    with_ids,
+)
 from tests.tiny_bundle import SPACE
 
 CONFIG = SPACE.smallest()
@@ -85,13 +94,35 @@ def test_thinning_to_hardly_anything() -> None:
 # --- names ---
 
 
+def named(*names: str | None, depth: int = 3) -> list[Contender]:
+    """Distinct architectures of one depth, each with the name it was given."""
+    rng = random.Random(depth)
+    configs: dict[SubTransformerConfig, None] = {}
+    while len(configs) < len(names):
+        config = SPACE.sample(rng)
+        if config.num_decoder_layers == depth:
+            configs[config] = None
+    return [Contender(config, id=name) for config, name in zip(configs, names, strict=True)]
+
+
 def test_names_say_the_depth() -> None:
     """A letter only where several have it, fastest first; given names stay and are not taken twice."""
-    one, three = SPACE.smallest(), SPACE.largest()
-    assert with_ids([(None, one), (None, three), (None, three)]) == ["l1", "l3-a", "l3-b"]
-    assert with_ids([("mine", one), (None, three)]) == ["mine", "l3"]
-    assert with_ids([("l3", one), (None, three)]) == ["l3", "l3-a"]
-    assert with_ids([("l3-a", one), (None, three), (None, three)]) == ["l3-a", "l3-b", "l3-c"]
-    many = with_ids([(None, one)] * 30)
+    one = named(None, depth=1)
+    assert with_ids([*one, *named(None, None)]) == ["l1", "l3-a", "l3-b"]
+    assert with_ids([*named("mine", depth=1), *named(None)]) == ["mine", "l3"]
+    assert with_ids([*named("l3", depth=1), *named(None)]) == ["l3", "l3-a"]
+    assert with_ids([*named("l3-a", depth=1), *named(None, None)]) == ["l3-a", "l3-b", "l3-c"]
+    many = with_ids(named(*[None] * 30))
     assert len(set(many)) == 30
-    assert many[25:28] == ["l1-z", "l1-aa", "l1-ab"]
+    assert many[25:28] == ["l3-z", "l3-aa", "l3-ab"]
+
+
+def test_names_say_the_precision() -> None:
+    """One architecture has one name at every precision, and what is not fp32 follows it."""
+    narrow, wide = named(None, None)
+    hand = named("mine", depth=1)
+    int8 = [replace(contender, precision="int8") for contender in (*hand, narrow, wide)]
+    ids = with_ids([*int8, *hand, narrow])
+    assert ids == ["mine-int8", "l3-a-int8", "l3-b-int8", "mine", "l3-a"]
+    assert [architecture_name(point_id) for point_id in ids] == ["mine", "l3-a", "l3-b", "mine", "l3-a"]
+    assert architecture_name("-int8") == "-int8"

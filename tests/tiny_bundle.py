@@ -105,7 +105,6 @@ def tiny_table(weights_sha256: str, budget_ms: float = 60.0) -> OperatingPointTa
             machine="none",
             num_cpus=2,
             torch_version="0",
-            precision="fp32",
             beam_size=2,
             measured_at="2026-01-01T00:00:00+00:00",
         ),

@@ -13,6 +13,7 @@ import typer
 
 from dynhat_runtime.cli.root import BundleOption, JsonOption, TableOption, app, bundle_path, need_offline
 from dynhat_runtime.errors import SettingsError
+from dynhat_runtime.precision import precision_called
 
 
 @app.command()
@@ -34,6 +35,9 @@ def profile(
     ] = None,
     beam: Annotated[int, typer.Option(min=1, max=16, help="Beam to measure with; serve with the same.")] = 4,
     seed: Annotated[int, typer.Option(help="Of the sampling.")] = 1,
+    precision: Annotated[
+        str, typer.Option(help="fp32 or int8; with --points each point has its own.")
+    ] = "fp32",
     measure_on: Annotated[
         str, typer.Option("--on", help="cpu, cuda:0 ...; points are measured on the CPU.")
     ] = "cpu",
@@ -96,6 +100,7 @@ def profile(
             beam_size=beam,
             seed=seed,
             device=pick_device(measure_on),
+            precision=precision_called(precision),
         ),
         dataset,
     )
@@ -156,6 +161,10 @@ def export_points(
     max_candidates: Annotated[int, typer.Option(min=1, help="Architectures to measure.")] = 32,
     runs: Annotated[int, typer.Option(min=5, help="Timed runs per point, length and state.")] = 30,
     beam: Annotated[int, typer.Option(min=1, max=16, help="Beam to measure with; serve with the same.")] = 4,
+    precision: Annotated[
+        list[str] | None,
+        typer.Option(help="fp32 or int8, may be repeated; without it all that this installation has."),
+    ] = None,
     out: Annotated[Path | None, typer.Option(help="Write the table here instead of into the bundle.")] = None,
     work_dir: Annotated[
         Path, typer.Option(help="Keeps losses and scores as they come, and what became of every candidate.")
@@ -183,6 +192,7 @@ def export_points(
         options=ExportOptions(
             max_candidates=max_candidates,
             max_points=max_points,
+            precisions=tuple(precision_called(name) for name in precision or ()) or None,
             profile=ProfileOptions(num_runs=runs, beam_size=beam),
         ),
         out=out,

@@ -239,13 +239,15 @@ def _print_points(described: list[PointDescription], table: OperatingPointTable)
     from rich.console import Console
     from rich.table import Table
 
-    shown = Table(title=f"{table.device.name}, {table.device.precision}, beam {table.device.beam_size}")
+    shown = Table(title=f"{table.device.name}, beam {table.device.beam_size}")
     shown.add_column("point", no_wrap=True, min_width=max(len(point.id) for point in described))
+    shown.add_column("precision")
     for heading in ("latency ms", "parameters M", "dev loss", "BLEU", "encoder layers", "decoder layers"):
         shown.add_column(heading, justify="right")
     for point in described:
         shown.add_row(
             point.id,
+            point.precision,
             f"{point.latency_ms:.1f}",
             f"{point.num_parameters / 1e6:.1f}",
             "-" if point.dev_loss is None else f"{point.dev_loss:.3f}",

@@ -8,6 +8,8 @@ Shapes: B sentences, K beams, N = B * K rows, S source length, V vocabulary.
 from __future__ import annotations
 
 import logging
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any, Protocol
 
 import torch
@@ -18,7 +20,7 @@ from dynhat_runtime.errors import NativeUnavailableError
 from dynhat_runtime.model.native_network import NativeSuperTransformer
 from dynhat_runtime.model.super_transformer import SuperTransformer, SuperTransformerSpec
 from dynhat_runtime.native.library import load
-from dynhat_runtime.native.packing import Precision
+from dynhat_runtime.precision import PRECISIONS, Precision
 
 logger = logging.getLogger(__name__)
 
@@ -58,39 +60,79 @@ class Decodable(Protocol):
         """Begin decoding with `num_beams` rows per sentence."""
 
 
-class DecodableSuper(Protocol):
-    """All SubTransformers, ready to be cut out for decoding."""
-
-    @property
-    def spec(self) -> SuperTransformerSpec:
-        """What its weights' shapes follow from."""
+class _CutsOut(Protocol):
+    """One precision's network, ready to be cut."""
 
     def extract(self, config: SubTransformerConfig) -> Decodable:
         """Cut out one SubTransformer; copies no weight."""
+
+
+@dataclass(frozen=True, slots=True)
+class DecodableSuper:
+    """All SubTransformers, ready to be cut out for decoding.
+
+    Attributes:
+        spec: What the weights' shapes follow from.
+        by_precision: The network as each precision keeps it.
+    """
+
+    spec: SuperTransformerSpec
+    by_precision: Mapping[Precision, _CutsOut]
+
+    def extract(self, config: SubTransformerConfig, precision: Precision = "fp32") -> Decodable:
+        """Cut out one SubTransformer; copies no weight.
+
+        Raises:
+            DesignSpaceError: `config` lies outside the design space.
+        """
+        assert precision in self.by_precision, f"prepared for {list(self.by_precision)}, not for {precision}"
+        return self.by_precision[precision].extract(config)
+
+
+def available_precisions(super_transformer: SuperTransformer) -> tuple[Precision, ...]:
+    """What `for_decoding` can prepare here: all on a CPU with the native decoder, else fp32."""
+    if not _is_for_native(super_transformer):
+        return ("fp32",)
+    try:
+        load()
+    except NativeUnavailableError:
+        return ("fp32",)
+    return PRECISIONS
 
 
 # Rules:
 #   1  weights on another device than the CPU, or of another type -> PyTorch, in the layout decoding reads best
 #   2  the native decoder is there                                -> native
 #   3  otherwise                                                  -> PyTorch, and the log says what to do about it
-def for_decoding(super_transformer: SuperTransformer, precision: Precision = "float32") -> DecodableSuper:
-    """The same network, packed or laid out as decoding reads it.
+def for_decoding(
+    super_transformer: SuperTransformer, precisions: Sequence[Precision] = ("fp32",)
+) -> DecodableSuper:
+    """The same network, packed or laid out as decoding reads it, once for every precision.
 
     Args:
         super_transformer: As loaded; not kept where it is packed.
-        precision: How the native decoder keeps matrices.
+        precisions: Those that points will be cut out of.
 
     Raises:
         NativeUnavailableError: A precision was asked for that only the native decoder has, and it is not there.
     """
+    complaint = "the weights are not single precision on a CPU: only the native decoder has int8"
+    if _is_for_native(super_transformer):
+        try:
+            library = load()
+        except NativeUnavailableError as error:
+            complaint = str(error)
+            logger.warning("%s", error)
+        else:
+            packed = {p: NativeSuperTransformer(super_transformer, p, library) for p in precisions}
+            return DecodableSuper(super_transformer.spec, packed)
+    if set(precisions) != {"fp32"}:
+        raise NativeUnavailableError(complaint)
+    laid_out = super_transformer.laid_out_for_decoding()
+    return DecodableSuper(laid_out.spec, {"fp32": laid_out})
+
+
+def _is_for_native(super_transformer: SuperTransformer) -> bool:
+    """Single precision on a CPU, which is what the native decoder packs."""
     embedding = super_transformer.weights["encoder.embedding"]
-    if embedding.is_cuda or embedding.dtype != torch.float32:
-        return super_transformer.laid_out_for_decoding()
-    try:
-        library = load()
-    except NativeUnavailableError as error:
-        if precision != "float32":
-            raise
-        logger.warning("%s", error)
-        return super_transformer.laid_out_for_decoding()
-    return NativeSuperTransformer(super_transformer, precision, library)
+    return not embedding.is_cuda and embedding.dtype == torch.float32

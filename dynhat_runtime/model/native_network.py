@@ -17,8 +17,9 @@ from dynhat_runtime.design_space import SubTransformerConfig
 from dynhat_runtime.model.super_transformer import SuperTransformer, SuperTransformerSpec
 from dynhat_runtime.native import structures as c
 from dynhat_runtime.native.library import Library
-from dynhat_runtime.native.packing import Arena, Precision, pack, packed_bytes
+from dynhat_runtime.native.packing import Arena, pack, packed_bytes
 from dynhat_runtime.native.running import Decoder, Encoding, Point, RawHypothesis
+from dynhat_runtime.precision import Precision
 
 CPU = torch.device("cpu")
 

@@ -41,6 +41,7 @@ from dynhat_runtime.offline.point_scorer import PointScorer
 from dynhat_runtime.offline.profile import (
     PointToMeasure,
     ProfileOptions,
+    precisions_of,
     profile_points,
 )
 from dynhat_runtime.offline.profile_dataset import (
@@ -88,9 +89,18 @@ def profile_bundle(
         else points_from_any(points_file, bundle.design_space, points_device)
     )
     console = Console(stderr=True)
-    scorer = PointScorer(bundle, dev, test, beam_size=options.beam_size, cache=FigureCache(), console=console)
+    scorer = PointScorer(
+        bundle,
+        dev,
+        test,
+        beam_size=options.beam_size,
+        cache=FigureCache(),
+        console=console,
+        precisions=precisions_of(points),
+    )
     points = [
-        replace(point, quality=scorer.quality(point.config, point.id, point.quality)) for point in points
+        replace(point, quality=scorer.quality(point.config, point.precision, point.id, point.quality))
+        for point in points
     ]
     return put_table(bundle, profile_points(bundle, scorer.decoding, points, options, console), out)
 
@@ -103,7 +113,9 @@ def profile_dataset(path: Path, options: DatasetOptions, out: Path) -> int:
     """
     bundle = Bundle.open(path)
     space = bundle.design_space
-    super_transformer = for_decoding(on_device(bundle.super_transformer(), options.device))
+    super_transformer = for_decoding(
+        on_device(bundle.super_transformer(), options.device), (options.precision,)
+    )
     use_decoding_threads()
     monitor, name = HostMonitor(), device_name()
     return measure_dataset(
@@ -136,7 +148,7 @@ def import_bundle(
     if not does_profile:
         return bundle
     points = points_to_import(bundle.design_space, points_file, points_device)
-    super_transformer = for_decoding(bundle.super_transformer())
+    super_transformer = for_decoding(bundle.super_transformer(), precisions_of(points))
     return bundle.with_table(
         profile_points(bundle, super_transformer, points, FEW_RUNS, Console(stderr=True))
     )
@@ -254,7 +266,9 @@ def evaluate_bundle(
     for file, option in ((options.csv, "--csv"), (options.markdown, "--markdown")):
         if file is not None:
             check_writable(file, option)
-    super_transformer = for_decoding(bundle.super_transformer())
+    super_transformer = for_decoding(
+        bundle.super_transformer(), tuple(dict.fromkeys(point.precision for point in points))
+    )
     translator = Translator.of_bundle(bundle)
     penalty = bundle.manifest.length_penalty if options.length_penalty is None else options.length_penalty
     search = BeamOptions(beam_size=options.beam_size, length_penalty=penalty)
@@ -263,7 +277,7 @@ def evaluate_bundle(
     with EvaluationProgress([table.reference_latency_ms(point) for point in points], len(pairs)) as progress:
         for point in points:
             progress.begin(point.id)
-            sub = super_transformer.extract(point.config)
+            sub = super_transformer.extract(point.config, point.precision)
             translations = translate_all(translator, sub, sources, search, progress.advance)
             row = {
                 "id": point.id,

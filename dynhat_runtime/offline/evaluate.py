@@ -7,6 +7,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+import torch
+
 from dynhat_runtime.decoding.beam_search import BeamOptions
 from dynhat_runtime.decoding.moses_bpe import AT_MARK, moses_words
 from dynhat_runtime.decoding.tokenizer import Tokenizer
@@ -125,3 +127,21 @@ def dev_loss(
 ) -> float:
     """Label-smoothed cross-entropy per target token, natural logarithm."""
     return round(evaluate_loss(super_transformer, config, batches, label_smoothing).smoothed.item(), 4)
+
+
+@torch.inference_mode()
+def dev_loss_as_decoded(
+    sub: Decodable, batches: Sequence[Batch], pad_id: int, label_smoothing: float = 0.1
+) -> float:
+    """The same loss of a network that only decodes: the reference is fed to it token by token."""
+    smoothed, num_tokens = 0.0, 0
+    for batch in batches:
+        decoder = sub.start(sub.encode(batch.src_BS), 1)
+        for prev_N, target_N in zip(batch.prev_output_BT.T, batch.target_BT.T, strict=True):
+            is_token_N = target_N.ne(pad_id)
+            log_p_NV = decoder.step(prev_N.contiguous())[is_token_N].log_softmax(dim=1)
+            nll = -log_p_NV.gather(1, target_N[is_token_N, None]).sum()
+            uniform = -log_p_NV.mean(dim=1).sum()
+            smoothed += ((1 - label_smoothing) * nll + label_smoothing * uniform).item()
+        num_tokens += batch.num_target_tokens
+    return round(smoothed / num_tokens, 4)

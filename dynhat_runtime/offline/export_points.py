@@ -1,9 +1,10 @@
 """`dynhat export-points`: from a search's front to the table of operating points that the daemon loads.
 
-In this order, cheap before dear: (1) spread the candidates over the predicted latencies; (2) measure each one's dev
-loss and its latency on this device; (3) drop what something faster says as well; (4) keep as many as the table should
-have; (5) score those on the test set; (6) measure them at every length and resource state; (7) drop again what the
-final figures show to be dominated. Losses and scores are kept in a file, so that an interrupted run goes on.
+In this order, cheap before dear: (1) spread the candidates over the predicted latencies; (2) measure, at every
+precision, each one's dev loss and its latency on this device; (3) drop what something faster says as well; (4) keep as
+many as the table should have; (5) score those on the test set; (6) measure them at every length and resource state;
+(7) drop again what the final figures show to be dominated. Losses and scores are kept in a file, so that an
+interrupted run goes on.
 """
 
 from __future__ import annotations
@@ -24,7 +25,14 @@ from dynhat_runtime.model.checkpoint import Bundle
 from dynhat_runtime.offline.figure_cache import FigureCache
 from dynhat_runtime.offline.point_files import checked_point, points_from_any, put_table
 from dynhat_runtime.offline.point_scorer import PointScorer
-from dynhat_runtime.offline.point_selection import Contender, non_dominated, spread, thin, with_ids
+from dynhat_runtime.offline.point_selection import (
+    Contender,
+    architecture_name,
+    non_dominated,
+    spread,
+    thin,
+    with_ids,
+)
 from dynhat_runtime.offline.profile import (
     PointQuality,
     PointToMeasure,
@@ -35,17 +43,22 @@ from dynhat_runtime.offline.profile import (
 from dynhat_runtime.offline.searched_points import read_searched_points
 from dynhat_runtime.offline.text_files import check_writable, write_text
 from dynhat_runtime.operating_point import OperatingPointTable
+from dynhat_runtime.precision import Precision
 
 FIGURES_FILE, CANDIDATES_FILE = "figures.jsonl", "candidates.csv"
-CANDIDATE_COLUMNS = ("id", "gene", "num_decoder_layers", "predicted_ms", "latency_ms", "dev_loss", "fate")
+CANDIDATE_COLUMNS = (
+    "id", "gene", "precision", "num_decoder_layers", "predicted_ms", "latency_ms", "dev_loss", "fate",
+)  # fmt: skip
 
 
 @dataclass(frozen=True, slots=True)
 class ExportOptions:
-    """How many points, and how they are measured."""
+    """How many points, at which precisions, and how they are measured."""
 
     max_candidates: int = 32
     max_points: int = 12
+    precisions: tuple[Precision, ...] | None = None
+    """None takes all that can be computed here."""
     profile: ProfileOptions = ProfileOptions()  # noqa: RUF009  # frozen: a shared default cannot be changed
 
 
@@ -85,26 +98,29 @@ class PointExporter:
         return ExportedPoints(table, tuple(self._fates(distinct, measured, front, kept, table)))
 
     def _measured(self, chosen: Sequence[Contender]) -> list[Contender]:
-        """Candidates with dev loss and reference latency."""
+        """Candidates at every precision, with dev loss and reference latency."""
+        contenders = [replace(c, precision=p) for c in chosen for p in self._scorer.precisions]
         is_hidden = not self._console.is_terminal
-        shown = track(chosen, "dev loss of the candidates", console=self._console, disable=is_hidden)
-        losses = [self._scorer.dev_loss(candidate.config) for candidate in shown]
+        shown = track(contenders, "dev loss of the candidates", console=self._console, disable=is_hidden)
+        losses = [self._scorer.dev_loss(c.config, c.precision) for c in shown]
         points = [
-            PointToMeasure(str(number), candidate.config, PointQuality())
-            for number, candidate in enumerate(chosen)
+            PointToMeasure(str(number), candidate.config, PointQuality(), candidate.precision)
+            for number, candidate in enumerate(contenders)
         ]
         rows = reference_latencies(self._scorer.decoding, points, self._options.profile, self._console)
         return [
             replace(candidate, dev_loss=loss, latency_ms=rows[str(number)].total_ms)
-            for number, (candidate, loss) in enumerate(zip(chosen, losses, strict=True))
+            for number, (candidate, loss) in enumerate(zip(contenders, losses, strict=True))
         ]
 
     def _profiled(self, kept: Sequence[Contender]) -> OperatingPointTable:
         """The table of these candidates, scored and measured in full."""
-        ids = with_ids([(candidate.id, candidate.config) for candidate in kept])
+        ids = with_ids(kept)
         points = [
-            PointToMeasure(point_id, candidate.config, self._scorer.quality(candidate.config, point_id))
-            for point_id, candidate in zip(ids, kept, strict=True)
+            PointToMeasure(
+                point_id, c.config, self._scorer.quality(c.config, c.precision, point_id), c.precision
+            )
+            for point_id, c in zip(ids, kept, strict=True)
         ]
         return profile_points(
             self._bundle, self._scorer.decoding, points, self._options.profile, self._console
@@ -126,10 +142,10 @@ class PointExporter:
         table: OperatingPointTable,
     ) -> list[tuple[Contender, str]]:
         """Every candidate with what became of it, fastest first, those not measured last."""
-        point_of = {self._space.gene(point.config): point for point in table}
+        point_of = {(point.config, point.precision): point for point in table}
         fates: list[tuple[Contender, str]] = []
         for candidate in sorted(measured, key=lambda c: c.latency_ms or 0.0):
-            point = point_of.get(self._space.gene(candidate.config))
+            point = point_of.get((candidate.config, candidate.precision))
             if point is not None:
                 fates.append((replace(candidate, id=point.id), "operating point"))
             elif candidate in kept:
@@ -149,8 +165,9 @@ class PointExporter:
         writer.writerow(CANDIDATE_COLUMNS)
         for c, fate in exported.fates:
             gene = "-".join(map(str, self._space.gene(c.config)))
+            num_layers = c.config.num_decoder_layers
             writer.writerow(
-                [c.id, gene, c.config.num_decoder_layers, c.predicted_ms, c.latency_ms, c.dev_loss, fate]
+                [c.id, gene, c.precision, num_layers, c.predicted_ms, c.latency_ms, c.dev_loss, fate]
             )
         return text.getvalue()
 
@@ -162,11 +179,13 @@ def candidates_in(path: Path, space: DesignSpace) -> list[Contender]:
         SettingsError: The file lists no points, or one lies outside the design space.
     """
     if path.suffix != ".json":
-        return [Contender(point.config, id=point.id) for point in points_from_any(path, space)]
+        return [
+            Contender(point.config, id=architecture_name(point.id)) for point in points_from_any(path, space)
+        ]
     candidates = []
     for point in read_searched_points(path).points:
         checked_point(path, point.id, point.config, space)
-        name = point.id if point.predicted_ms is None else None
+        name = architecture_name(point.id) if point.predicted_ms is None else None
         candidates.append(Contender(point.config, id=name, predicted_ms=point.predicted_ms))
     return candidates
 
@@ -200,7 +219,15 @@ def export_points(
     console = Console(stderr=True)
     candidates = [c for file in files for c in candidates_in(file, bundle.design_space)]
     cache = FigureCache(work / FIGURES_FILE)
-    scorer = PointScorer(bundle, dev, test, beam_size=options.profile.beam_size, cache=cache, console=console)
+    scorer = PointScorer(
+        bundle,
+        dev,
+        test,
+        beam_size=options.profile.beam_size,
+        cache=cache,
+        console=console,
+        precisions=options.precisions,
+    )
     exporter = PointExporter(bundle, scorer, options, console)
     exported = exporter.export(candidates)
     write_text(work / CANDIDATES_FILE, exporter.fates_csv(exported), "--work-dir")

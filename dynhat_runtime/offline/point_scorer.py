@@ -6,7 +6,7 @@ Measures no latency: what a point says does not depend on the device.
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -17,10 +17,18 @@ from dynhat_runtime.decoding.beam_search import BeamOptions
 from dynhat_runtime.decoding.translator import Translator
 from dynhat_runtime.design_space import SubTransformerConfig
 from dynhat_runtime.model.checkpoint import Bundle
-from dynhat_runtime.model.decodable import for_decoding
-from dynhat_runtime.offline.evaluate import dev_batches, dev_loss, load_pairs, score, translate_all
+from dynhat_runtime.model.decodable import available_precisions, for_decoding
+from dynhat_runtime.offline.evaluate import (
+    dev_batches,
+    dev_loss,
+    dev_loss_as_decoded,
+    load_pairs,
+    score,
+    translate_all,
+)
 from dynhat_runtime.offline.figure_cache import FigureCache, Figures, file_sha256
 from dynhat_runtime.offline.profile import PointQuality
+from dynhat_runtime.precision import Precision
 
 NOTHING_KNOWN = PointQuality()
 
@@ -37,6 +45,7 @@ class PointScorer:
         beam_size: int,
         cache: FigureCache,
         console: Console,
+        precisions: Sequence[Precision] | None = None,
     ) -> None:
         """Read text and weights.
 
@@ -47,9 +56,10 @@ class PointScorer:
             beam_size: Hypotheses per sentence; the length penalty is the bundle's.
             cache: Where figures are looked up and kept.
             console: Shows progress.
+            precisions: Those that will be asked about; None means all that can be computed here.
 
         Raises:
-            DynhatError: A file that cannot be used.
+            DynhatError: A file that cannot be used, or a precision that is not there.
         """
         self._bundle, self._cache, self._console = bundle, cache, console
         self._dev, dev_pairs = dev, None if dev is None else load_pairs(dev)
@@ -58,29 +68,37 @@ class PointScorer:
         self._search = BeamOptions(beam_size=beam_size, length_penalty=bundle.manifest.length_penalty)
         # Losses are computed many sentences at a time, decoding row by row: each has its own layout.
         self._trained = bundle.super_transformer()
-        self.decoding = for_decoding(self._trained)
+        self.precisions = tuple(precisions or available_precisions(self._trained))
+        self.decoding = for_decoding(self._trained, self.precisions)
         self._translator = Translator.of_bundle(bundle)
         tokenizer = self._translator.tokenizer
         self._dev_batches = [] if dev_pairs is None else dev_batches(self._trained, tokenizer, dev_pairs)
 
-    def dev_loss(self, config: SubTransformerConfig) -> float:
+    def dev_loss(self, config: SubTransformerConfig, precision: Precision = "fp32") -> float:
         """Label-smoothed cross-entropy per target token, natural logarithm; needs a dev set."""
         assert self._dev is not None
 
         def measure() -> Figures:
-            return {"dev_loss": dev_loss(self._trained, config, self._dev_batches)}
+            if precision == "fp32":
+                return {"dev_loss": dev_loss(self._trained, config, self._dev_batches)}
+            sub = self.decoding.extract(config, precision)
+            return {"dev_loss": dev_loss_as_decoded(sub, self._dev_batches, self._trained.spec.pad_id)}
 
-        return float(self._cache.get(self._key(config, self._dev), measure)["dev_loss"] or 0)
+        return float(self._cache.get(self._key(config, precision, self._dev), measure)["dev_loss"] or 0)
 
     def quality(
-        self, config: SubTransformerConfig, label: str, known: PointQuality = NOTHING_KNOWN
+        self,
+        config: SubTransformerConfig,
+        precision: Precision,
+        label: str,
+        known: PointQuality = NOTHING_KNOWN,
     ) -> PointQuality:
         """What is `known` of an architecture, with what there is text for measured; `label` names it in progress."""
         quality = known
         if self._dev is not None:
-            quality = replace(quality, dev_loss=self.dev_loss(config))
+            quality = replace(quality, dev_loss=self.dev_loss(config, precision))
         if self._test is not None:
-            scores = self._scores(config, label, self._test)
+            scores = self._scores(config, precision, label, self._test)
             quality = replace(
                 quality,
                 bleu=float(scores["bleu"] or 0),
@@ -90,16 +108,15 @@ class PointScorer:
             )
         return quality
 
-    def _scores(self, config: SubTransformerConfig, label: str, test: Path) -> Figures:
+    def _scores(self, config: SubTransformerConfig, precision: Precision, label: str, test: Path) -> Figures:
         sources = [source for source, _ in self._test_pairs]
         references = [target for _, target in self._test_pairs]
         beam = f"beam:{self._search.beam_size}"
 
         def measure() -> Figures:
             with _bar(self._console, f"translating with {label}", len(sources)) as show:
-                translations = translate_all(
-                    self._translator, self.decoding.extract(config), sources, self._search, show
-                )
+                sub = self.decoding.extract(config, precision)
+                translations = translate_all(self._translator, sub, sources, self._search, show)
             found = score(translations, references, test.name.split(".")[0])
             return {
                 "bleu": found.bleu,
@@ -109,10 +126,12 @@ class PointScorer:
             }
 
         search = {"beam_size": self._search.beam_size, "length_penalty": self._search.length_penalty}
-        return self._cache.get({**self._key(config, test), **search}, measure)
+        return self._cache.get({**self._key(config, precision, test), **search}, measure)
 
-    def _key(self, config: SubTransformerConfig, text: Path) -> dict[str, object]:
+    def _key(self, config: SubTransformerConfig, precision: Precision, text: Path) -> dict[str, object]:
         return {
+            # Not named where it is fp32, so that figures kept from before there was another are found.
+            **({} if precision == "fp32" else {"precision": precision}),
             "weights_sha256": self._bundle.weights_sha256,
             "gene": self._bundle.design_space.gene(config),
             "text_sha256": self._hashes[text],

@@ -12,16 +12,17 @@ from dataclasses import dataclass
 from typing import TypeVar
 
 from dynhat_runtime.design_space import SubTransformerConfig
+from dynhat_runtime.precision import PRECISIONS, Precision
 
 T = TypeVar("T")
 
 
 @dataclass(frozen=True, slots=True)
 class Contender:
-    """An architecture that may become an operating point.
+    """An architecture at a precision, that may become an operating point.
 
     Attributes:
-        id: The name it was given; None lets `with_ids` find one.
+        id: The name its architecture was given; None lets `with_ids` find one.
         predicted_ms: What a search's predictor said; None for one chosen by hand.
         dev_loss: Label-smoothed cross-entropy per target token, natural logarithm.
         latency_ms: At the reference length, measured on this device.
@@ -29,6 +30,7 @@ class Contender:
 
     config: SubTransformerConfig
     id: str | None = None
+    precision: Precision = "fp32"
     predicted_ms: float | None = None
     dev_loss: float | None = None
     latency_ms: float | None = None
@@ -92,12 +94,31 @@ def _evenly(items: Sequence[T], limit: int, place: Callable[[T], float]) -> list
     return kept
 
 
-def with_ids(configs: Sequence[tuple[str | None, SubTransformerConfig]]) -> list[str]:
-    """An id for every architecture, given fastest first.
+def with_ids(contenders: Sequence[Contender]) -> list[str]:
+    """An id for every contender, given fastest first.
 
     Rules: (1) an id that was given stays. (2) Another is `l` and the number of decoder layers, such as `l3`;
-    (3) where several have that many, a letter follows, fastest first: `l3-a`, `l3-b`.
+    (3) where several have that many, a letter follows, fastest first: `l3-a`, `l3-b`. (4) One architecture has one
+    name; a precision other than fp32 follows it: `l3-a-int8`.
     """
+    named = {contender.config: contender.id for contender in contenders}
+    names = dict(zip(named, _names([(name, config) for config, name in named.items()]), strict=True))
+    return [names[contender.config] + _suffix(contender.precision) for contender in contenders]
+
+
+def architecture_name(point_id: str) -> str:
+    """The id of an operating point without its precision."""
+    for precision in PRECISIONS:
+        point_id = point_id.removesuffix(f"-{precision}") or point_id
+    return point_id
+
+
+def _suffix(precision: Precision) -> str:
+    return "" if precision == "fp32" else f"-{precision}"
+
+
+def _names(configs: Sequence[tuple[str | None, SubTransformerConfig]]) -> list[str]:
+    """A name for every architecture, given fastest first."""
     given = {name for name, _ in configs if name is not None}
     depths = [config.num_decoder_layers for name, config in configs if name is None]
     ids: list[str] = []

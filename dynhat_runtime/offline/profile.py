@@ -16,7 +16,7 @@ import statistics
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from datetime import datetime, timezone
 from pathlib import Path
@@ -44,6 +44,7 @@ from dynhat_runtime.operating_point import (
     OperatingPointTable,
     PointId,
 )
+from dynhat_runtime.precision import Precision
 
 T = TypeVar("T")
 
@@ -74,6 +75,7 @@ class NamedConfig(BaseModel):
     decoder_ffn_dim: int
     num_heads: int
     cross_attention_span: int = 1
+    precision: Precision = "fp32"
 
     def config(self, space: DesignSpace) -> SubTransformerConfig:
         """The architecture, alike in every layer.
@@ -120,11 +122,12 @@ class PointQuality:
 
 @dataclass(frozen=True, slots=True)
 class PointToMeasure:
-    """An architecture with a name, and its quality as far as it is known."""
+    """An architecture at a precision, with a name, and its quality as far as it is known."""
 
     id: str
     config: SubTransformerConfig
     quality: PointQuality
+    precision: Precision = "fp32"
 
 
 @dataclass(frozen=True, slots=True)
@@ -152,15 +155,22 @@ def points_from_file(path: Path, space: DesignSpace) -> list[PointToMeasure]:
         if any(point.id == other.id for other in points):
             raise SettingsError(f"{path}: point id {point.id!r} repeats: give each point its own")
         try:
-            points.append(PointToMeasure(point.id, point.config(space), PointQuality()))
+            points.append(PointToMeasure(point.id, point.config(space), PointQuality(), point.precision))
         except DesignSpaceError as error:
             raise SettingsError(f"{path}: point {point.id!r}: {error}") from error
     return points
 
 
+def precisions_of(points: Iterable[PointToMeasure]) -> tuple[Precision, ...]:
+    """Those that some point has."""
+    return tuple(dict.fromkeys(point.precision for point in points))
+
+
 def points_of_table(table: OperatingPointTable) -> list[PointToMeasure]:
     """The points of a table measured elsewhere, with their quality."""
-    return [PointToMeasure(point.id, point.config, PointQuality.of(point)) for point in table]
+    return [
+        PointToMeasure(point.id, point.config, PointQuality.of(point), point.precision) for point in table
+    ]
 
 
 def profile_points(
@@ -176,7 +186,7 @@ def profile_points(
         The table, fastest first, with a default budget.
     """
     cpus = tuple(sorted(os.sched_getaffinity(0)))
-    subs = {point.id: super_transformer.extract(point.config) for point in points}
+    subs = {point.id: super_transformer.extract(point.config, point.precision) for point in points}
     rows: dict[str, list[LatencyMeasurement]] = {point.id: [] for point in points}
     num_threads = torch.get_num_threads()
     try:
@@ -201,7 +211,7 @@ def reference_latencies(
     console: Console,
 ) -> dict[str, LatencyMeasurement]:
     """Every point's latency at the reference length on the whole device, alone: enough to choose among many."""
-    subs = {point.id: super_transformer.extract(point.config) for point in points}
+    subs = {point.id: super_transformer.extract(point.config, point.precision) for point in points}
     num_threads = torch.get_num_threads()
     try:
         use_decoding_threads()
@@ -363,7 +373,6 @@ def _table(
             num_cpus=most_cpus,
             cpu_max_frequency_hz=snapshot.cpu_max_frequency_hz,
             torch_version=torch.__version__,
-            precision="fp32",
             beam_size=options.beam_size,
             measured_at=datetime.now(timezone.utc).isoformat(timespec="seconds"),
         ),
@@ -375,6 +384,7 @@ def _table(
             OperatingPoint(
                 id=point.id,
                 config=point.config,
+                precision=point.precision,
                 num_parameters=space.num_parameters(point.config),
                 latencies=tuple(rows[point.id]),
                 **asdict(point.quality),

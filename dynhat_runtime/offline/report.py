@@ -67,7 +67,7 @@ def _page(figures: ReportFigures) -> Iterable[str]:
     yield f"# {figures.bundle} on {device.name}"
     yield ""
     yield (
-        f"Measured {figures.written_at} with torch {device.torch_version}, {device.precision}, beam "
+        f"Measured {figures.written_at} with torch {device.torch_version}, beam "
         f"{device.beam_size}; latency of one sentence of 30 source and 30 target tokens, decoded alone on one thread, "
         f"measured {device.measured_at}. Weights {figures.weights_sha256[:12]}, "
         f"{_trained(figures.training)}. Dev set {figures.dev_set}, test set {figures.test_set}."

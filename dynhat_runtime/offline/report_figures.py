@@ -129,7 +129,7 @@ class FigureMaker:
                 latency_ms=self._table.reference_latency_ms(point),
                 num_decoder_layers=point.config.num_decoder_layers,
                 num_parameters=point.num_parameters,
-                quality=scorer.quality(point.config, point.id),
+                quality=scorer.quality(point.config, point.precision, point.id),
             )
             for point in self._table
         )
@@ -169,7 +169,7 @@ class FigureMaker:
             id=point.id,
             latency_ms=self._table.reference_latency_ms(point),
             num_decoder_layers=point.config.num_decoder_layers,
-            first=scorer.quality(point.config, point.id),
+            first=scorer.quality(point.config, point.precision, point.id),
             second=second,
         )
 
@@ -179,7 +179,7 @@ class FigureMaker:
             bundle.design_space.check(point.config)
         except DesignSpaceError:
             return None
-        return self._scorer(bundle).quality(point.config, point.id)
+        return self._scorer(bundle).quality(point.config, point.precision, point.id)
 
     def _scorer(self, bundle: Bundle) -> PointScorer:
         """The bundle's scorer: its weights and the texts are read once."""
@@ -193,5 +193,6 @@ class FigureMaker:
                 beam_size=beam_size,
                 cache=self._cache,
                 console=self._console,
+                precisions=self._table.precisions,
             )
         return scorer

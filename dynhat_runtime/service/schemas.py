@@ -8,6 +8,7 @@ from pydantic import BaseModel, ConfigDict
 
 from dynhat_runtime.design_space import SubTransformerConfig
 from dynhat_runtime.operating_point import LatencyMeasurement, OperatingPoint, OperatingPointTable
+from dynhat_runtime.precision import Precision
 from dynhat_runtime.service.ports import ControlStatusPort, Mode
 
 
@@ -79,6 +80,7 @@ class PointDescription(BaseModel):
     id: str
     latency_ms: float
     """At the table's reference length, with all CPUs."""
+    precision: Precision
     num_parameters: int
     dev_loss: float | None
     bleu: float | None
