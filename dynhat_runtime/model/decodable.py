@@ -8,6 +8,7 @@ Shapes: B sentences, K beams, N = B * K rows, S source length, V vocabulary.
 from __future__ import annotations
 
 import logging
+from collections.abc import Iterable
 from typing import Any, Protocol
 
 import torch
@@ -18,7 +19,7 @@ from dynhat_runtime.errors import NativeUnavailableError
 from dynhat_runtime.model.native_network import NativeSuperTransformer
 from dynhat_runtime.model.super_transformer import SuperTransformer, SuperTransformerSpec
 from dynhat_runtime.native.library import load
-from dynhat_runtime.native.packing import Precision
+from dynhat_runtime.operating_point import OperatingPoint, Precision
 
 logger = logging.getLogger(__name__)
 
@@ -73,7 +74,7 @@ class DecodableSuper(Protocol):
 #   1  weights on another device than the CPU, or of another type -> PyTorch, in the layout decoding reads best
 #   2  the native decoder is there                                -> native
 #   3  otherwise                                                  -> PyTorch, and the log says what to do about it
-def for_decoding(super_transformer: SuperTransformer, precision: Precision = "float32") -> DecodableSuper:
+def for_decoding(super_transformer: SuperTransformer, precision: Precision = "fp32") -> DecodableSuper:
     """The same network, packed or laid out as decoding reads it.
 
     Args:
@@ -89,8 +90,40 @@ def for_decoding(super_transformer: SuperTransformer, precision: Precision = "fl
     try:
         library = load()
     except NativeUnavailableError as error:
-        if precision != "float32":
+        if precision != "fp32":
             raise
         logger.warning("%s", error)
         return super_transformer.laid_out_for_decoding()
     return NativeSuperTransformer(super_transformer, precision, library)
+
+
+def cut_out(super_transformer: DecodableSuper, config: SubTransformerConfig, num_threads: int) -> Decodable:
+    """One SubTransformer that decodes with `num_threads`; PyTorch's decodes with as many as it was told to use.
+
+    Raises:
+        DesignSpaceError: `config` lies outside the design space.
+    """
+    if isinstance(super_transformer, NativeSuperTransformer):
+        return super_transformer.extract(config, num_threads)
+    return super_transformer.extract(config)
+
+
+# Rules:
+#   1  every precision that a point has is packed once, whatever the number of its points
+#   2  without the native decoder all points serve in fp32: slower and no worse than promised, and the log says so
+def points_for_decoding(
+    super_transformer: SuperTransformer, points: Iterable[OperatingPoint]
+) -> dict[str, Decodable]:
+    """Every point ready to decode, by its id.
+
+    Raises:
+        DesignSpaceError: A point lies outside the design space.
+    """
+    points = tuple(points)
+    prepared: dict[Precision, DecodableSuper] = {}
+    for precision in dict.fromkeys(point.precision for point in points):
+        try:
+            prepared[precision] = for_decoding(super_transformer, precision)
+        except NativeUnavailableError:
+            prepared[precision] = prepared.get("fp32") or for_decoding(super_transformer)
+    return {point.id: cut_out(prepared[point.precision], point.config, point.num_threads) for point in points}

@@ -3,17 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
 from dynhat_runtime.native.library import Library
 from dynhat_runtime.native.structures import Matrix
-
-Precision = Literal["float32", "int8"]
-"""How weights are kept. int8: a scale per output over all of its inputs, so that every leading slice reads the same;
-activations become int16 with a scale per row."""
+from dynhat_runtime.operating_point import Precision
 
 PANEL = 16
 ALIGNMENT = 64
@@ -63,9 +59,9 @@ class Arena:
 def packed_bytes(num_out: int, num_in: int, precision: Precision) -> int:
     """Memory of an arena that one packed matrix needs."""
     panels = (
-        _padded(num_out) * num_in * 4 if precision == "float32" else _padded(num_out) * (num_in + num_in % 2)
+        _padded(num_out) * num_in * 4 if precision == "fp32" else _padded(num_out) * (num_in + num_in % 2)
     )
-    return _aligned(panels) + (0 if precision == "float32" else _aligned(_padded(num_out) * 4))
+    return _aligned(panels) + (0 if precision == "fp32" else _aligned(_padded(num_out) * 4))
 
 
 def _aligned(size_bytes: int) -> int:
@@ -83,12 +79,15 @@ def pack(
     bias_O: NDArray[np.float32] | None,
     precision: Precision,
 ) -> PackedMatrix:
-    """Pack a weight into the arena; the bias is used as it is."""
+    """Pack a weight into the arena; the bias is used as it is.
+
+    int8 takes a scale per output over all of its inputs, so that it is right for every leading slice.
+    """
     if weight_OI.strides[1] != 4:
         weight_OI = np.ascontiguousarray(weight_OI)
     num_out, num_in = weight_OI.shape
     stride = weight_OI.strides[0] // 4
-    if precision == "float32":
+    if precision == "fp32":
         panels = arena.take(_padded(num_out) * num_in * 4).view(np.float32)
         library.pack_float(weight_OI.ctypes.data, stride, num_out, num_in, panels.ctypes.data)
         return PackedMatrix(panels, None, bias_O, num_in)

@@ -39,6 +39,7 @@ from dynhat_runtime.offline.point_files import (
 )
 from dynhat_runtime.offline.point_scorer import PointScorer
 from dynhat_runtime.offline.profile import (
+    PointQuality,
     PointToMeasure,
     ProfileOptions,
     profile_points,
@@ -87,8 +88,13 @@ def profile_bundle(
         if points_file is None
         else points_from_any(points_file, bundle.design_space, points_device)
     )
+    if options.precision != "fp32":  # the scores that are known are of another precision
+        points = [replace(p, quality=PointQuality(dev_loss=p.quality.dev_loss)) for p in points]
     console = Console(stderr=True)
-    scorer = PointScorer(bundle, dev, test, beam_size=options.beam_size, cache=FigureCache(), console=console)
+    scorer = PointScorer(
+        bundle, dev, test, beam_size=options.beam_size, cache=FigureCache(), console=console,
+        precision=options.precision,
+    )  # fmt: skip
     points = [
         replace(point, quality=scorer.quality(point.config, point.id, point.quality)) for point in points
     ]

@@ -32,7 +32,7 @@ from dynhat_runtime.decoding.tokenizer import EOS_ID
 from dynhat_runtime.design_space import DesignSpace, SubTransformerConfig
 from dynhat_runtime.errors import DesignSpaceError, SettingsError, first_complaint
 from dynhat_runtime.model.checkpoint import Bundle
-from dynhat_runtime.model.decodable import Decodable, DecodableSuper
+from dynhat_runtime.model.decodable import Decodable, DecodableSuper, cut_out
 from dynhat_runtime.model.threads import move_threads_to, use_decoding_threads
 from dynhat_runtime.monitor.host import HostMonitor
 from dynhat_runtime.monitor.identity import device_name
@@ -43,6 +43,7 @@ from dynhat_runtime.operating_point import (
     OperatingPoint,
     OperatingPointTable,
     PointId,
+    Precision,
 )
 
 T = TypeVar("T")
@@ -114,7 +115,7 @@ class PointQuality:
 
     @classmethod
     def of(cls, point: OperatingPoint) -> PointQuality:
-        """What a table says of a point."""
+        """What a table says of a point; the dev loss is of its architecture, the scores of its precision."""
         return cls(point.dev_loss, point.bleu, point.bleu_signature, point.chrf, point.chrf_signature)
 
 
@@ -135,6 +136,9 @@ class ProfileOptions:
     beam_size: int = 4
     lengths: tuple[int, ...] = LENGTHS
     num_warmup_runs: int = NUM_WARMUP_RUNS
+    precision: Precision = "fp32"
+    """As the SuperTransformer was prepared for decoding."""
+    num_threads: int = 1
 
 
 def points_from_file(path: Path, space: DesignSpace) -> list[PointToMeasure]:
@@ -176,7 +180,7 @@ def profile_points(
         The table, fastest first, with a default budget.
     """
     cpus = tuple(sorted(os.sched_getaffinity(0)))
-    subs = {point.id: super_transformer.extract(point.config) for point in points}
+    subs = {point.id: cut_out(super_transformer, point.config, options.num_threads) for point in points}
     rows: dict[str, list[LatencyMeasurement]] = {point.id: [] for point in points}
     num_threads = torch.get_num_threads()
     try:
@@ -201,7 +205,7 @@ def reference_latencies(
     console: Console,
 ) -> dict[str, LatencyMeasurement]:
     """Every point's latency at the reference length on the whole device, alone: enough to choose among many."""
-    subs = {point.id: super_transformer.extract(point.config) for point in points}
+    subs = {point.id: cut_out(super_transformer, point.config, options.num_threads) for point in points}
     num_threads = torch.get_num_threads()
     try:
         use_decoding_threads()
@@ -363,7 +367,7 @@ def _table(
             num_cpus=most_cpus,
             cpu_max_frequency_hz=snapshot.cpu_max_frequency_hz,
             torch_version=torch.__version__,
-            precision="fp32",
+            precision=options.precision,
             beam_size=options.beam_size,
             measured_at=datetime.now(timezone.utc).isoformat(timespec="seconds"),
         ),
@@ -376,6 +380,8 @@ def _table(
                 id=point.id,
                 config=point.config,
                 num_parameters=space.num_parameters(point.config),
+                precision=options.precision,
+                num_threads=options.num_threads,
                 latencies=tuple(rows[point.id]),
                 **asdict(point.quality),
             )
