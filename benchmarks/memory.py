@@ -8,7 +8,6 @@ from __future__ import annotations
 import dataclasses
 import json
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Literal
 
@@ -128,7 +127,7 @@ def hold(bundle_path: Path, which: Which) -> Held:
     chosen = table.points if which == "all" else (largest,)
     precisions = tuple(dict.fromkeys(point.precision for point in chosen))
     super_transformer = for_decoding(bundle.super_transformer(), precisions)
-    subs = [super_transformer.extract(point.config, point.precision) for point in chosen]
+    subs = [super_transformer.extract(point.config, point.precision, point.num_threads) for point in chosen]
     translator = Translator.of_bundle(bundle)
     options = BeamOptions(beam_size=table.device.beam_size)
     num_translations = 0
@@ -139,29 +138,11 @@ def hold(bundle_path: Path, which: Which) -> Held:
     return Held(
         num_points=len(subs),
         num_translations=num_translations,
-        weight_bytes=storage_bytes(subs),
+        weight_bytes=super_transformer.size_bytes,
         rss_bytes=memory.rss,
         pss_bytes=memory.pss,
         uss_bytes=memory.uss,
     )
-
-
-def storage_bytes(values: object) -> int:
-    """Bytes of the distinct storages behind all tensors within `values`; a view counts as all it views."""
-    from torch import Tensor
-
-    def tensors(value: object) -> Iterator[Tensor]:
-        if isinstance(value, Tensor):
-            yield value
-        elif isinstance(value, list | tuple):
-            for item in value:
-                yield from tensors(item)
-        elif dataclasses.is_dataclass(value):
-            for field in dataclasses.fields(value):
-                yield from tensors(getattr(value, field.name))
-
-    storages = (tensor.untyped_storage() for tensor in tensors(values))
-    return sum({storage.data_ptr(): storage.nbytes() for storage in storages}.values())
 
 
 if __name__ == "__main__":

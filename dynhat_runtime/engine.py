@@ -19,13 +19,13 @@ from concurrent.futures import Future
 from dataclasses import replace
 
 from dynhat_runtime.decoding.beam_search import BeamOptions, SearchCancelledError
-from dynhat_runtime.decoding.canary import CANARIES, check_points, runnable_points
+from dynhat_runtime.decoding.canary import CANARIES, check_points
 from dynhat_runtime.decoding.output_guard import FAULTS, Fault
 from dynhat_runtime.decoding.sentences import split_sentences
 from dynhat_runtime.decoding.translator import SentenceTranslation, Translator
 from dynhat_runtime.errors import EngineStoppedError, UnknownOperatingPointError
 from dynhat_runtime.model.checkpoint import Bundle
-from dynhat_runtime.model.decodable import available_precisions, for_decoding
+from dynhat_runtime.model.decodable import points_for_decoding
 from dynhat_runtime.model.threads import move_threads_to, use_decoding_threads
 from dynhat_runtime.observation import Observation
 from dynhat_runtime.operating_point import OperatingPointTable
@@ -109,16 +109,11 @@ class TranslationEngine:
             BundleError: A file of the bundle does not hold what it should, or every point was refused.
             DesignSpaceError: A point lies outside the design space.
         """
-        trained = bundle.super_transformer()
-        runnable = runnable_points(table, available_precisions(trained))
-        super_transformer = for_decoding(trained, runnable.table.precisions)
         translator = Translator.of_bundle(bundle)
-        subs = {
-            point.id: super_transformer.extract(point.config, point.precision) for point in runnable.table
-        }
+        subs = points_for_decoding(bundle.super_transformer(), table)
         use_decoding_threads()
         penalty = bundle.manifest.length_penalty
-        checked = check_points(translator, subs, runnable.table, bundle.src_lang, penalty)
+        checked = check_points(translator, subs, table, bundle.src_lang, penalty)
         return cls(
             translator,
             [ActivePoint(point.id, subs[point.id]) for point in checked.table],
@@ -128,7 +123,7 @@ class TranslationEngine:
             length_penalty=penalty,
             queue_limit_sentences=queue_limit_sentences,
             guarded_ids=checked.guarded_ids,
-            refused={**runnable.refused, **checked.refused},
+            refused=checked.refused,
             on_finished=on_finished,
         )
 

@@ -1,4 +1,4 @@
-"""An operating point: an architecture and its precision with numbers measured on a named device, and the table.
+"""An operating point: an architecture, and how it computes, with numbers measured on a named device; and the table.
 
 The table is what the daemon lives on. Everything in it was measured; a figure nobody measured is None.
 """
@@ -7,13 +7,22 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal, get_args
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from dynhat_runtime.design_space import DesignSpace, SubTransformerConfig
-from dynhat_runtime.errors import BundleError, DesignSpaceError, UnknownOperatingPointError, first_complaint
-from dynhat_runtime.precision import Precision
+from dynhat_runtime.errors import (
+    BundleError,
+    DesignSpaceError,
+    SettingsError,
+    UnknownOperatingPointError,
+    first_complaint,
+)
+
+Precision = Literal["fp32", "int8"]
+"""How the matrices of a served network are kept; int8 needs the native decoder on a CPU."""
+PRECISIONS: tuple[Precision, ...] = get_args(Precision)
 
 PointId = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$")]
 Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
@@ -40,13 +49,15 @@ class LatencyMeasurement(BaseModel):
 
 
 class OperatingPoint(BaseModel):
-    """An architecture at a precision, with what was measured of it: latency on the table's device, and quality."""
+    """An architecture at a precision and number of threads, with what was measured of it: latency and quality."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     id: PointId
     config: SubTransformerConfig
     precision: Precision = "fp32"
+    num_threads: Annotated[int, Field(ge=1, le=64)] = 1
+    """Threads that share each of its matrix products."""
     num_parameters: Annotated[int, Field(gt=0)]
     """Weights without embeddings (HAT's count)."""
     latencies: Annotated[tuple[LatencyMeasurement, ...], Field(min_length=1)]
@@ -209,3 +220,15 @@ class OperatingPointTable(BaseModel):
     def save(self, path: Path) -> None:
         """Write the table to `path`."""
         path.write_text(self.as_json(), encoding="utf-8")
+
+
+def precision_called(name: str) -> Precision:
+    """The precision of that name.
+
+    Raises:
+        SettingsError: There is none; the message lists those there are.
+    """
+    for precision in PRECISIONS:
+        if precision == name:
+            return precision
+    raise SettingsError(f"precision {name!r} is unknown: choose one of {', '.join(PRECISIONS)}")

@@ -1,4 +1,4 @@
-"""The native decoder, built when it is missing or older than its sources; without a compiler there is none to test."""
+"""The native decoder, built if it is not there or older than its sources; without a compiler none is tested."""
 
 from __future__ import annotations
 

@@ -8,15 +8,12 @@ import sys
 from pathlib import Path
 
 import pytest
-import torch
 
 from benchmarks import predictors
 from benchmarks.children import child
 from benchmarks.figures import Aim, BenchmarkError, Check, Figure, Result, Summary, percentile
-from benchmarks.memory import storage_bytes
 from benchmarks.report import Environment, as_json, as_markdown, power_mode
 from benchmarks.run import BENCHMARKS
-from dynhat_runtime.model.elastic import Linear
 from dynhat_runtime.offline import hat_latency_predictor
 
 ROOT = Path(__file__).parent.parent
@@ -154,14 +151,6 @@ def test_power_mode(tmp_path: Path) -> None:
         (tmp_path / path).parent.mkdir(parents=True)
         (tmp_path / path).write_text(content)
         assert content.strip() in (power_mode(tmp_path) or "")
-
-
-def test_storages_count_once() -> None:
-    """Views of one matrix count as that matrix, once; another storage counts on top."""
-    large = torch.zeros(8, 8)
-    one, other = Linear(large[:4, :4], None), Linear(large[:8, :2], torch.zeros(8))
-    assert storage_bytes([one]) == 8 * 8 * 4
-    assert storage_bytes([one, (other,)]) == 8 * 8 * 4 + 8 * 4
 
 
 def test_child_never_outlives_its_block() -> None:

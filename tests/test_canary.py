@@ -8,15 +8,13 @@ from pathlib import Path
 import pytest
 import torch
 
-from dynhat_runtime.decoding.canary import CANARIES, RunnablePoints, check_points, runnable_points
+from dynhat_runtime.decoding.canary import CANARIES, check_points
 from dynhat_runtime.decoding.tokenizer import SentencePieceTokenizer
 from dynhat_runtime.decoding.translator import Translator
 from dynhat_runtime.engine import TranslationEngine
 from dynhat_runtime.errors import BundleError
 from dynhat_runtime.model.checkpoint import SENTENCEPIECE_MODEL, Bundle, shipped_bundle_path, write_bundle
-from dynhat_runtime.model.native_network import NativeSubTransformer
 from dynhat_runtime.operating_point import OperatingPointTable
-from tests.native_library import native_library
 
 PATIENCE_S = 60.0
 
@@ -108,47 +106,3 @@ def test_canaries_are_plain() -> None:
     for sentences in CANARIES.values():
         assert len(set(sentences)) == 3
         assert sorted(sentences, key=len)[-1] == sentences[-1]
-
-
-def int8_beside(table: OperatingPointTable) -> OperatingPointTable:
-    """The table with its last point once more, in int8 and first."""
-    best = table.points[-1]
-    fast = best.model_copy(update={"id": f"{best.id}-int8", "precision": "int8"})
-    faster = tuple(row.model_copy(update={"total_ms": 0.1}) for row in best.latencies)
-    return table.model_copy(update={"points": (fast.model_copy(update={"latencies": faster}), *table.points)})
-
-
-def test_a_precision_that_is_not_there(tiny_bundle: Bundle, caplog: pytest.LogCaptureFixture) -> None:
-    """A point that cannot be computed here is refused with the remedy; the others stay."""
-    table = int8_beside(tiny_bundle.table())
-    runnable = runnable_points(table, ("fp32",))
-    assert [point.id for point in runnable.table] == ["small", "middle", "large"]
-    assert runnable.refused.keys() == {"large-int8"}
-    assert "int8 needs the native decoder" in runnable.refused["large-int8"]
-    assert "install a C++ compiler" in caplog.text
-    assert runnable_points(table, ("fp32", "int8")) == RunnablePoints(table, {})
-    only = table.model_copy(update={"points": table.points[:1]})
-    with pytest.raises(BundleError, match=r"none of the 1 operating points .* C\+\+ compiler"):
-        runnable_points(only, ("fp32",))
-
-
-def test_int8_is_served(tiny_bundle: Bundle) -> None:
-    """An engine cuts an int8 point out of int8 weights, and says so by its name."""
-    native_library()
-    engine = TranslationEngine.load(tiny_bundle, int8_beside(tiny_bundle.table()), beam_size=2)
-    assert engine.refused == {}
-    networks = {point_id: point.sub for point_id, point in engine._points.items()}
-    assert isinstance(networks["large-int8"], NativeSubTransformer)
-    assert isinstance(networks["large"], NativeSubTransformer)
-    src_BS = torch.tensor([[7, 8, 9, 2]])
-    scores = [sub.start(sub.encode(src_BS), 1).step(torch.tensor([2])) for sub in networks.values()]
-    as_int8, *_, as_fp32 = scores
-    assert not torch.equal(as_int8, as_fp32)
-    assert torch.allclose(as_int8, as_fp32, atol=0.05 * as_fp32.abs().max().item())
-    engine.start()
-    try:
-        engine.switch_to("large-int8")
-        (translated,) = engine.submit(["The man sees a red house."]).result(30.0)
-        assert translated.operating_point == "large-int8"
-    finally:
-        engine.stop(5.0)

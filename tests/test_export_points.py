@@ -23,8 +23,7 @@ from dynhat_runtime.offline.figure_cache import FigureCache
 from dynhat_runtime.offline.point_scorer import PointScorer
 from dynhat_runtime.offline.point_selection import Contender
 from dynhat_runtime.offline.profile import PointToMeasure, ProfileOptions
-from dynhat_runtime.operating_point import LatencyMeasurement, OperatingPointTable
-from dynhat_runtime.precision import Precision
+from dynhat_runtime.operating_point import LatencyMeasurement, OperatingPointTable, Precision
 from tests.native_library import native_library
 from tests.tiny_bundle import SENTENCES, SPACE, point_configs
 

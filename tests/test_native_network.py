@@ -14,7 +14,7 @@ from dynhat_runtime.design_space import DesignSpace
 from dynhat_runtime.model.decodable import Decodable
 from dynhat_runtime.model.native_network import NativeSuperTransformer
 from dynhat_runtime.model.super_transformer import SuperTransformer, SuperTransformerSpec
-from dynhat_runtime.precision import Precision
+from dynhat_runtime.operating_point import Precision
 from tests.golden import hat_configs, read_json, space0_super_transformer, tiny_super_transformer
 from tests.native_library import native_library
 
@@ -309,3 +309,17 @@ def test_int8_never_overflows() -> None:
         for sub in (model.extract(config), _native(model, "int8").extract(config))
     )
     torch.testing.assert_close(mine, theirs, atol=0.05, rtol=0)
+
+
+@pytest.mark.parametrize("precision", ["fp32", "int8"])
+@pytest.mark.parametrize("num_threads", [2, 3])
+def test_threads_change_nothing(num_threads: int, precision: Precision) -> None:
+    """Threads that share a product, on more or fewer CPUs than there are of them, change no bit of the result."""
+    native = _native(_golden("space0_recipe")[0], precision)
+    config = hat_configs("space0_recipe")["smallest"]
+    src = torch.tensor(read_json("space0_recipe", "batches.json")["leftpad"]["src_tokens"])
+    one, several = (
+        _search(native.extract(config, number), src, BeamOptions(4), [12] * len(src))
+        for number in (1, num_threads)
+    )
+    assert several == one

@@ -9,8 +9,8 @@ from typing import Any
 import pytest
 
 from dynhat_runtime.design_space import DesignSpace
-from dynhat_runtime.errors import BundleError, DesignSpaceError, UnknownOperatingPointError
-from dynhat_runtime.operating_point import OperatingPointTable
+from dynhat_runtime.errors import BundleError, DesignSpaceError, SettingsError, UnknownOperatingPointError
+from dynhat_runtime.operating_point import PRECISIONS, OperatingPointTable, precision_called
 from tests.hand_made import point, row, table, three_points
 
 
@@ -179,3 +179,10 @@ def test_tables_without_precisions_are_fp32(tmp_path: Path) -> None:
     file.write_text(json.dumps(content))
     assert OperatingPointTable.load(file) == made
     assert made.precisions == ("fp32",)
+
+
+def test_precision_by_name() -> None:
+    """Every precision has its name; another lists them."""
+    assert [precision_called(name) for name in ("fp32", "int8")] == list(PRECISIONS)
+    with pytest.raises(SettingsError, match="'fp17' is unknown: choose one of fp32, int8"):
+        precision_called("fp17")

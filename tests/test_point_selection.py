@@ -125,4 +125,10 @@ def test_names_say_the_precision() -> None:
     ids = with_ids([*int8, *hand, narrow])
     assert ids == ["mine-int8", "l3-a-int8", "l3-b-int8", "mine", "l3-a"]
     assert [architecture_name(point_id) for point_id in ids] == ["mine", "l3-a", "l3-b", "mine", "l3-a"]
-    assert architecture_name("-int8") == "-int8"
+    two_threads = [replace(wide, num_threads=2), replace(int8[2], num_threads=2)]
+    assert with_ids([narrow, *two_threads]) == ["l3-a", "l3-b-t2", "l3-b-int8-t2"]
+    assert [architecture_name(name) for name in ("l3-b-t2", "l3-b-int8-t2", "-int8")] == [
+        "l3-b",
+        "l3-b",
+        "-int8",
+    ]

@@ -18,6 +18,7 @@ from rich.console import Console
 from dynhat_runtime.design_space_presets import preset
 from dynhat_runtime.errors import SettingsError
 from dynhat_runtime.model.checkpoint import Bundle
+from dynhat_runtime.model.decodable import for_decoding
 from dynhat_runtime.model.sub_transformer import EncoderOutput, IncrementalDecoder, SubTransformer
 from dynhat_runtime.model.super_transformer import SuperTransformer
 from dynhat_runtime.model.threads import DECODING_THREADS
@@ -177,7 +178,7 @@ def three_threads() -> Iterator[None]:
 
 
 def _profile(bundle: Bundle, points: list[PointToMeasure]) -> OperatingPointTable:
-    return profile_points(bundle, bundle.super_transformer(), points, OPTIONS, QUIET)
+    return profile_points(bundle, for_decoding(bundle.super_transformer()), points, OPTIONS, QUIET)
 
 
 @pytest.mark.usefixtures("fake_times")
@@ -288,7 +289,7 @@ def test_outliers_are_left_out(
     monkeypatch.setattr(os, "sched_getaffinity", lambda _: {min(ALL_CPUS)})
     monkeypatch.setattr(profile, "move_threads_to", lambda _: None)
     monkeypatch.setattr(profile, "busy_neighbours", lambda _: contextlib.nullcontext())
-    table = profile_points(bundle, toy, _points(toy)[:1], ProfileOptions(10, 1, (30,)), QUIET)
+    table = profile_points(bundle, for_decoding(toy), _points(toy)[:1], ProfileOptions(10, 1, (30,)), QUIET)
     for row in table["large"].latencies:
         assert (row.total_ms, row.std_ms, row.num_runs) == (11.0, 0.0, 8)
 
@@ -411,7 +412,7 @@ def test_wrong_list_is_refused_before_measuring(
 
 def test_real_times_are_those_of_a_clock(bundle: Bundle, toy: SuperTransformer) -> None:
     """Measured for real, every time is positive and no part exceeds the whole."""
-    table = profile_points(bundle, toy, _points(toy), ProfileOptions(1, 1, (4,)), QUIET)
+    table = profile_points(bundle, for_decoding(toy), _points(toy), ProfileOptions(1, 1, (4,)), QUIET)
     for point in table:
         for row in point.latencies:
             assert min(row.encoder_ms, row.decoder_ms) > 0

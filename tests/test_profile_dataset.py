@@ -15,6 +15,7 @@ from rich.console import Console
 from dynhat_runtime.design_space import SubTransformerConfig, latency_features
 from dynhat_runtime.design_space_presets import preset
 from dynhat_runtime.errors import LatencyDataError
+from dynhat_runtime.model.decodable import for_decoding
 from dynhat_runtime.offline.latency_dataset import Conditions, read_latency_dataset
 from dynhat_runtime.offline.profile_dataset import (
     MAX_ATTEMPTS,
@@ -175,7 +176,7 @@ def test_conditions_are_caps() -> None:
 def test_measuring_runs_the_network() -> None:
     """As many runs as asked for, each with an encoder and a decoder part, in the CPU's own time."""
     toy = toy_super_transformer()
-    times = measure_by_protocol(toy, OPTIONS)(toy.spec.design_space.smallest())
+    times = measure_by_protocol(for_decoding(toy), OPTIONS)(toy.spec.design_space.smallest())
     assert len(times.encoder_ms) == len(times.decoder_ms) == OPTIONS.num_runs
     assert len(times.reference_ms) == OPTIONS.num_runs
     assert min(times.encoder_ms) > 0

@@ -13,7 +13,7 @@ import typer
 
 from dynhat_runtime.cli.root import BundleOption, JsonOption, TableOption, app, bundle_path, need_offline
 from dynhat_runtime.errors import SettingsError
-from dynhat_runtime.precision import precision_called
+from dynhat_runtime.operating_point import precision_called
 
 
 @app.command()
@@ -36,8 +36,16 @@ def profile(
     beam: Annotated[int, typer.Option(min=1, max=16, help="Beam to measure with; serve with the same.")] = 4,
     seed: Annotated[int, typer.Option(help="Of the sampling.")] = 1,
     precision: Annotated[
-        str, typer.Option(help="fp32 or int8; with --points each point has its own.")
-    ] = "fp32",
+        str | None, typer.Option(help="fp32 or int8; without it fp32, with --points each point's own.")
+    ] = None,
+    threads: Annotated[
+        int | None,
+        typer.Option(
+            min=1,
+            max=64,
+            help="That share each matrix product; without it 1, with --points each point's own.",
+        ),
+    ] = None,
     measure_on: Annotated[
         str, typer.Option("--on", help="cpu, cuda:0 ...; points are measured on the CPU.")
     ] = "cpu",
@@ -80,6 +88,8 @@ def profile(
             dev=dev,
             test=test,
             options=ProfileOptions(num_runs=runs or 30, beam_size=beam),
+            precision=None if precision is None else precision_called(precision),
+            num_threads=threads,
             out=out,
         )
         typer.echo(f"wrote {where}", err=True)
@@ -100,7 +110,8 @@ def profile(
             beam_size=beam,
             seed=seed,
             device=pick_device(measure_on),
-            precision=precision_called(precision),
+            precision=precision_called(precision or "fp32"),
+            num_threads=threads or 1,
         ),
         dataset,
     )
@@ -165,6 +176,10 @@ def export_points(
         list[str] | None,
         typer.Option(help="fp32 or int8, may be repeated; without it all that this installation has."),
     ] = None,
+    threads: Annotated[
+        list[int] | None,
+        typer.Option(min=1, max=64, help="That share each matrix product, may be repeated; without it 1."),
+    ] = None,
     out: Annotated[Path | None, typer.Option(help="Write the table here instead of into the bundle.")] = None,
     work_dir: Annotated[
         Path, typer.Option(help="Keeps losses and scores as they come, and what became of every candidate.")
@@ -193,6 +208,7 @@ def export_points(
             max_candidates=max_candidates,
             max_points=max_points,
             precisions=tuple(precision_called(name) for name in precision or ()) or None,
+            nums_threads=tuple(threads or (1,)),
             profile=ProfileOptions(num_runs=runs, beam_size=beam),
         ),
         out=out,

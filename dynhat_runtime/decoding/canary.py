@@ -1,4 +1,4 @@
-"""Whether an operating point can translate at all, asked before it serves anybody: its precision, canary sentences.
+"""Canary sentences: whether an operating point can translate at all, asked before it serves anybody.
 
 Refuses points; touches no weights and measures no time.
 """
@@ -13,9 +13,7 @@ from dynhat_runtime.decoding.beam_search import BeamOptions
 from dynhat_runtime.decoding.translator import Translator
 from dynhat_runtime.errors import BundleError
 from dynhat_runtime.model.decodable import Decodable
-from dynhat_runtime.native.build import REMEDY
 from dynhat_runtime.operating_point import OperatingPoint, OperatingPointTable
-from dynhat_runtime.precision import Precision
 
 logger = logging.getLogger(__name__)
 
@@ -93,41 +91,6 @@ class CheckedPoints:
     table: OperatingPointTable
     refused: Mapping[str, str]
     guarded_ids: frozenset[str]
-
-
-@dataclass(frozen=True, slots=True)
-class RunnablePoints:
-    """The points of a table that this installation can compute, and why not the others, by id."""
-
-    table: OperatingPointTable
-    refused: Mapping[str, str]
-
-
-def runnable_points(table: OperatingPointTable, precisions: Sequence[Precision]) -> RunnablePoints:
-    """Leave out points of a precision that is not there.
-
-    Args:
-        table: What was measured, perhaps on another installation.
-        precisions: Those that can be computed here.
-
-    Raises:
-        BundleError: None is left.
-    """
-    complaint = f"needs the native decoder, which is not there: {REMEDY}"
-    refused = {
-        point.id: f"precision {point.precision} {complaint}"
-        for point in table
-        if point.precision not in precisions
-    }
-    for point_id, reason in refused.items():
-        logger.warning("operating point %s is refused: %s", point_id, reason)
-    kept = tuple(point for point in table if point.id not in refused)
-    if not kept:
-        raise BundleError(
-            f"none of the {len(table)} operating points can be computed here: each {complaint}, "
-            "or measure fp32 points with 'dynhat profile --points'"
-        )
-    return RunnablePoints(table.model_copy(update={"points": kept}), refused)
 
 
 # Rules, per point:

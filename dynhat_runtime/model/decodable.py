@@ -8,7 +8,7 @@ Shapes: B sentences, K beams, N = B * K rows, S source length, V vocabulary.
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -20,7 +20,7 @@ from dynhat_runtime.errors import NativeUnavailableError
 from dynhat_runtime.model.native_network import NativeSuperTransformer
 from dynhat_runtime.model.super_transformer import SuperTransformer, SuperTransformerSpec
 from dynhat_runtime.native.library import load
-from dynhat_runtime.precision import PRECISIONS, Precision
+from dynhat_runtime.operating_point import PRECISIONS, OperatingPoint, Precision
 
 logger = logging.getLogger(__name__)
 
@@ -60,11 +60,8 @@ class Decodable(Protocol):
         """Begin decoding with `num_beams` rows per sentence."""
 
 
-class _CutsOut(Protocol):
-    """One precision's network, ready to be cut."""
-
-    def extract(self, config: SubTransformerConfig) -> Decodable:
-        """Cut out one SubTransformer; copies no weight."""
+PreparedSuper = SuperTransformer | NativeSuperTransformer
+"""One precision's network, ready to be cut."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,16 +74,31 @@ class DecodableSuper:
     """
 
     spec: SuperTransformerSpec
-    by_precision: Mapping[Precision, _CutsOut]
+    by_precision: Mapping[Precision, PreparedSuper]
 
-    def extract(self, config: SubTransformerConfig, precision: Precision = "fp32") -> Decodable:
+    def extract(
+        self, config: SubTransformerConfig, precision: Precision = "fp32", num_threads: int = 1
+    ) -> Decodable:
         """Cut out one SubTransformer; copies no weight.
+
+        Args:
+            config: The architecture.
+            precision: One that was prepared.
+            num_threads: Threads that share each matrix product; PyTorch's own number is the process's.
 
         Raises:
             DesignSpaceError: `config` lies outside the design space.
         """
         assert precision in self.by_precision, f"prepared for {list(self.by_precision)}, not for {precision}"
-        return self.by_precision[precision].extract(config)
+        network = self.by_precision[precision]
+        if isinstance(network, NativeSuperTransformer):
+            return network.extract(config, num_threads)
+        return network.extract(config)
+
+    @property
+    def size_bytes(self) -> int:
+        """Memory of all weights, whatever the number of points."""
+        return sum(_size_bytes(network) for network in self.by_precision.values())
 
 
 def available_precisions(super_transformer: SuperTransformer) -> tuple[Precision, ...]:
@@ -130,6 +142,38 @@ def for_decoding(
         raise NativeUnavailableError(complaint)
     laid_out = super_transformer.laid_out_for_decoding()
     return DecodableSuper(laid_out.spec, {"fp32": laid_out})
+
+
+# Rules:
+#   1  every precision that a point has is prepared once, whatever the number of its points
+#   2  a precision that is not there is replaced by fp32: slower, and no worse than promised
+def points_for_decoding(
+    super_transformer: SuperTransformer, points: Iterable[OperatingPoint]
+) -> dict[str, Decodable]:
+    """Every point ready to serve, by its id.
+
+    Raises:
+        DesignSpaceError: A point lies outside the design space.
+    """
+    points = tuple(points)
+    available = available_precisions(super_transformer)
+    used: dict[Precision, Precision] = {p: p if p in available else "fp32" for p in PRECISIONS}
+    prepared = for_decoding(super_transformer, tuple({used[point.precision]: None for point in points}))
+    for point in points:
+        if point.precision not in available:
+            logger.warning("operating point %s serves in fp32: %s is not there", point.id, point.precision)
+    return {
+        point.id: prepared.extract(point.config, used[point.precision], point.num_threads) for point in points
+    }
+
+
+def _size_bytes(network: PreparedSuper) -> int:
+    if isinstance(network, NativeSuperTransformer):
+        return network.size_bytes
+    storages = {
+        weight.untyped_storage().data_ptr(): weight.untyped_storage() for weight in network.parameters()
+    }
+    return sum(storage.nbytes() for storage in storages.values())
 
 
 def _is_for_native(super_transformer: SuperTransformer) -> bool:

@@ -19,7 +19,7 @@ from dynhat_runtime.native import structures as c
 from dynhat_runtime.native.library import Library
 from dynhat_runtime.native.packing import Arena, pack, packed_bytes
 from dynhat_runtime.native.running import Decoder, Encoding, Point, RawHypothesis
-from dynhat_runtime.precision import Precision
+from dynhat_runtime.operating_point import Precision
 
 CPU = torch.device("cpu")
 
@@ -58,14 +58,20 @@ class NativeSuperTransformer:
         }
         self._vectors = {name: weight for name, weight in weights.items() if weight.ndim == 1}
 
-    def extract(self, config: SubTransformerConfig) -> NativeSubTransformer:
+    def extract(self, config: SubTransformerConfig, num_threads: int = 1) -> NativeSubTransformer:
         """Cut out one SubTransformer: sizes and pointers, no weight is copied.
+
+        Args:
+            config: The architecture.
+            num_threads: Threads that share each of its matrix products, the calling one included.
 
         Raises:
             DesignSpaceError: `config` lies outside the design space.
         """
         self.spec.design_space.check(config)
-        return NativeSubTransformer(config, self.spec, Point(self._library, self._network(config), self))
+        return NativeSubTransformer(
+            config, self.spec, Point(self._library, self._network(config, num_threads), self)
+        )
 
     @property
     def size_bytes(self) -> int:
@@ -74,7 +80,7 @@ class NativeSuperTransformer:
         norms = sum(v.nbytes for name, v in self._vectors.items() if "norm" in name)
         return sum(m.size_bytes for m in self._matrices.values()) + sum(tables.values()) + norms
 
-    def _network(self, config: SubTransformerConfig) -> c.Network:
+    def _network(self, config: SubTransformerConfig, num_threads: int) -> c.Network:
         space = self.spec.design_space
         enc_dim, dec_dim = config.encoder_embed_dim, config.decoder_embed_dim
         encoder = [self._encoder_layer(config, i) for i in range(config.num_encoder_layers)]
@@ -92,7 +98,7 @@ class NativeSuperTransformer:
             num_super_encoder_layers=space.max_encoder_layers,
             norm_first=self.spec.norm_first,
             qkv_dim=space.qkv_dim,
-            num_threads=1,
+            num_threads=num_threads,
         )
 
     def _embedding(self, side: int, dim: int) -> c.Embedding:

@@ -1,8 +1,4 @@
-"""Matrices packed once at the SuperTransformer's size, and leading slices of them. Reads numpy arrays.
-
-int8: a scale per output over all of its inputs, so that every leading slice reads the same; activations become int16
-with a scale per row.
-"""
+"""Matrices packed once at the SuperTransformer's size, and leading slices of them. Reads numpy arrays."""
 
 from __future__ import annotations
 
@@ -13,7 +9,7 @@ from numpy.typing import NDArray
 
 from dynhat_runtime.native.library import Library
 from dynhat_runtime.native.structures import Matrix
-from dynhat_runtime.precision import Precision
+from dynhat_runtime.operating_point import Precision
 
 PANEL = 16
 ALIGNMENT = 64
@@ -83,7 +79,10 @@ def pack(
     bias_O: NDArray[np.float32] | None,
     precision: Precision,
 ) -> PackedMatrix:
-    """Pack a weight into the arena; the bias is used as it is."""
+    """Pack a weight into the arena; the bias is used as it is.
+
+    int8 takes a scale per output over all of its inputs, so that it is right for every leading slice.
+    """
     if weight_OI.strides[1] != 4:
         weight_OI = np.ascontiguousarray(weight_OI)
     num_out, num_in = weight_OI.shape

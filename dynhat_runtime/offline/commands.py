@@ -39,6 +39,7 @@ from dynhat_runtime.offline.point_files import (
 )
 from dynhat_runtime.offline.point_scorer import PointScorer
 from dynhat_runtime.offline.profile import (
+    PointQuality,
     PointToMeasure,
     ProfileOptions,
     precisions_of,
@@ -62,6 +63,7 @@ from dynhat_runtime.offline.reduce_space import (
 from dynhat_runtime.offline.score_sheet import as_csv, as_markdown
 from dynhat_runtime.offline.searched_points import read_searched_points
 from dynhat_runtime.offline.text_files import check_writable, write_new_text, write_text
+from dynhat_runtime.operating_point import Precision
 
 FEW_RUNS = ProfileOptions(num_runs=5, num_warmup_runs=1)
 """Enough to serve with; measure again with more."""
@@ -76,8 +78,12 @@ def profile_bundle(
     test: Path | None,
     options: ProfileOptions,
     out: Path | None,
+    precision: Precision | None = None,
+    num_threads: int | None = None,
 ) -> Path:
     """Measure the points of a bundle and write the table; returns where.
+
+    With a precision or a number of threads all points get it; without, each keeps its own.
 
     Raises:
         DynhatError: What is wrong with the bundle, the points or the test sets.
@@ -88,6 +94,15 @@ def profile_bundle(
         if points_file is None
         else points_from_any(points_file, bundle.design_space, points_device)
     )
+    if precision is not None:  # figures that are known of another precision are not this one's
+        points = [
+            point
+            if point.precision == precision
+            else replace(point, precision=precision, quality=PointQuality())
+            for point in points
+        ]
+    if num_threads is not None:
+        points = [replace(point, num_threads=num_threads) for point in points]
     console = Console(stderr=True)
     scorer = PointScorer(
         bundle,
@@ -277,7 +292,7 @@ def evaluate_bundle(
     with EvaluationProgress([table.reference_latency_ms(point) for point in points], len(pairs)) as progress:
         for point in points:
             progress.begin(point.id)
-            sub = super_transformer.extract(point.config, point.precision)
+            sub = super_transformer.extract(point.config, point.precision, point.num_threads)
             translations = translate_all(translator, sub, sources, search, progress.advance)
             row = {
                 "id": point.id,

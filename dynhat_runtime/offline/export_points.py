@@ -1,10 +1,10 @@
 """`dynhat export-points`: from a search's front to the table of operating points that the daemon loads.
 
 In this order, cheap before dear: (1) spread the candidates over the predicted latencies; (2) measure, at every
-precision, each one's dev loss and its latency on this device; (3) drop what something faster says as well; (4) keep as
-many as the table should have; (5) score those on the test set; (6) measure them at every length and resource state;
-(7) drop again what the final figures show to be dominated. Losses and scores are kept in a file, so that an
-interrupted run goes on.
+precision and number of threads, each one's dev loss and its latency on this device; (3) drop what something faster
+says as well; (4) keep as many as the table should have; (5) score those on the test set; (6) measure them at every
+length and resource state; (7) drop again what the final figures show to be dominated. Losses and scores are kept in a
+file, so that an interrupted run goes on.
 """
 
 from __future__ import annotations
@@ -42,23 +42,23 @@ from dynhat_runtime.offline.profile import (
 )
 from dynhat_runtime.offline.searched_points import read_searched_points
 from dynhat_runtime.offline.text_files import check_writable, write_text
-from dynhat_runtime.operating_point import OperatingPointTable
-from dynhat_runtime.precision import Precision
+from dynhat_runtime.operating_point import OperatingPointTable, Precision
 
 FIGURES_FILE, CANDIDATES_FILE = "figures.jsonl", "candidates.csv"
 CANDIDATE_COLUMNS = (
-    "id", "gene", "precision", "num_decoder_layers", "predicted_ms", "latency_ms", "dev_loss", "fate",
+    "id", "gene", "precision", "num_threads", "num_decoder_layers", "predicted_ms", "latency_ms", "dev_loss", "fate",
 )  # fmt: skip
 
 
 @dataclass(frozen=True, slots=True)
 class ExportOptions:
-    """How many points, at which precisions, and how they are measured."""
+    """How many points, how they may compute, and how they are measured."""
 
     max_candidates: int = 32
     max_points: int = 12
     precisions: tuple[Precision, ...] | None = None
     """None takes all that can be computed here."""
+    nums_threads: tuple[int, ...] = (1,)
     profile: ProfileOptions = ProfileOptions()  # noqa: RUF009  # frozen: a shared default cannot be changed
 
 
@@ -98,13 +98,20 @@ class PointExporter:
         return ExportedPoints(table, tuple(self._fates(distinct, measured, front, kept, table)))
 
     def _measured(self, chosen: Sequence[Contender]) -> list[Contender]:
-        """Candidates at every precision, with dev loss and reference latency."""
-        contenders = [replace(c, precision=p) for c in chosen for p in self._scorer.precisions]
+        """Candidates computing in every way, with dev loss and reference latency."""
+        contenders = [
+            replace(candidate, precision=precision, num_threads=num_threads)
+            for candidate in chosen
+            for precision in self._scorer.precisions
+            for num_threads in self._options.nums_threads
+        ]
         is_hidden = not self._console.is_terminal
         shown = track(contenders, "dev loss of the candidates", console=self._console, disable=is_hidden)
         losses = [self._scorer.dev_loss(c.config, c.precision) for c in shown]
         points = [
-            PointToMeasure(str(number), candidate.config, PointQuality(), candidate.precision)
+            PointToMeasure(
+                str(number), candidate.config, PointQuality(), candidate.precision, candidate.num_threads
+            )
             for number, candidate in enumerate(contenders)
         ]
         rows = reference_latencies(self._scorer.decoding, points, self._options.profile, self._console)
@@ -118,7 +125,11 @@ class PointExporter:
         ids = with_ids(kept)
         points = [
             PointToMeasure(
-                point_id, c.config, self._scorer.quality(c.config, c.precision, point_id), c.precision
+                point_id,
+                c.config,
+                self._scorer.quality(c.config, c.precision, point_id),
+                c.precision,
+                c.num_threads,
             )
             for point_id, c in zip(ids, kept, strict=True)
         ]
@@ -142,10 +153,10 @@ class PointExporter:
         table: OperatingPointTable,
     ) -> list[tuple[Contender, str]]:
         """Every candidate with what became of it, fastest first, those not measured last."""
-        point_of = {(point.config, point.precision): point for point in table}
+        point_of = {(point.config, point.precision, point.num_threads): point for point in table}
         fates: list[tuple[Contender, str]] = []
         for candidate in sorted(measured, key=lambda c: c.latency_ms or 0.0):
-            point = point_of.get((candidate.config, candidate.precision))
+            point = point_of.get((candidate.config, candidate.precision, candidate.num_threads))
             if point is not None:
                 fates.append((replace(candidate, id=point.id), "operating point"))
             elif candidate in kept:
@@ -167,7 +178,17 @@ class PointExporter:
             gene = "-".join(map(str, self._space.gene(c.config)))
             num_layers = c.config.num_decoder_layers
             writer.writerow(
-                [c.id, gene, c.precision, num_layers, c.predicted_ms, c.latency_ms, c.dev_loss, fate]
+                [
+                    c.id,
+                    gene,
+                    c.precision,
+                    c.num_threads,
+                    num_layers,
+                    c.predicted_ms,
+                    c.latency_ms,
+                    c.dev_loss,
+                    fate,
+                ]
             )
         return text.getvalue()
 

@@ -28,7 +28,7 @@ from dynhat_runtime.offline.evaluate import (
 )
 from dynhat_runtime.offline.figure_cache import FigureCache, Figures, file_sha256
 from dynhat_runtime.offline.profile import PointQuality
-from dynhat_runtime.precision import Precision
+from dynhat_runtime.operating_point import Precision
 
 NOTHING_KNOWN = PointQuality()
 

@@ -7,19 +7,20 @@ those go that add least to it.
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TypeVar
 
 from dynhat_runtime.design_space import SubTransformerConfig
-from dynhat_runtime.precision import PRECISIONS, Precision
+from dynhat_runtime.operating_point import PRECISIONS, Precision
 
 T = TypeVar("T")
 
 
 @dataclass(frozen=True, slots=True)
 class Contender:
-    """An architecture at a precision, that may become an operating point.
+    """An architecture, and how it computes, that may become an operating point.
 
     Attributes:
         id: The name its architecture was given; None lets `with_ids` find one.
@@ -31,6 +32,7 @@ class Contender:
     config: SubTransformerConfig
     id: str | None = None
     precision: Precision = "fp32"
+    num_threads: int = 1
     predicted_ms: float | None = None
     dev_loss: float | None = None
     latency_ms: float | None = None
@@ -99,22 +101,21 @@ def with_ids(contenders: Sequence[Contender]) -> list[str]:
 
     Rules: (1) an id that was given stays. (2) Another is `l` and the number of decoder layers, such as `l3`;
     (3) where several have that many, a letter follows, fastest first: `l3-a`, `l3-b`. (4) One architecture has one
-    name; a precision other than fp32 follows it: `l3-a-int8`.
+    name; a precision other than fp32 and threads beyond one follow it: `l3-a-int8-t2`.
     """
     named = {contender.config: contender.id for contender in contenders}
     names = dict(zip(named, _names([(name, config) for config, name in named.items()]), strict=True))
-    return [names[contender.config] + _suffix(contender.precision) for contender in contenders]
+    return [names[contender.config] + _suffix(contender) for contender in contenders]
 
 
 def architecture_name(point_id: str) -> str:
-    """The id of an operating point without its precision."""
-    for precision in PRECISIONS:
-        point_id = point_id.removesuffix(f"-{precision}") or point_id
-    return point_id
+    """The id of an operating point without how it computes."""
+    return re.sub(rf"(?<=.)(-({'|'.join(PRECISIONS)}))?(-t\d+)?$", "", point_id)
 
 
-def _suffix(precision: Precision) -> str:
-    return "" if precision == "fp32" else f"-{precision}"
+def _suffix(contender: Contender) -> str:
+    precision = "" if contender.precision == "fp32" else f"-{contender.precision}"
+    return precision if contender.num_threads == 1 else f"{precision}-t{contender.num_threads}"
 
 
 def _names(configs: Sequence[tuple[str | None, SubTransformerConfig]]) -> list[str]:

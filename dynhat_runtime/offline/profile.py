@@ -43,8 +43,8 @@ from dynhat_runtime.operating_point import (
     OperatingPoint,
     OperatingPointTable,
     PointId,
+    Precision,
 )
-from dynhat_runtime.precision import Precision
 
 T = TypeVar("T")
 
@@ -76,6 +76,7 @@ class NamedConfig(BaseModel):
     num_heads: int
     cross_attention_span: int = 1
     precision: Precision = "fp32"
+    num_threads: Annotated[int, Field(ge=1, le=64)] = 1
 
     def config(self, space: DesignSpace) -> SubTransformerConfig:
         """The architecture, alike in every layer.
@@ -122,12 +123,13 @@ class PointQuality:
 
 @dataclass(frozen=True, slots=True)
 class PointToMeasure:
-    """An architecture at a precision, with a name, and its quality as far as it is known."""
+    """An architecture, how it computes, its name, and its quality as far as it is known."""
 
     id: str
     config: SubTransformerConfig
     quality: PointQuality
     precision: Precision = "fp32"
+    num_threads: int = 1
 
 
 @dataclass(frozen=True, slots=True)
@@ -155,7 +157,11 @@ def points_from_file(path: Path, space: DesignSpace) -> list[PointToMeasure]:
         if any(point.id == other.id for other in points):
             raise SettingsError(f"{path}: point id {point.id!r} repeats: give each point its own")
         try:
-            points.append(PointToMeasure(point.id, point.config(space), PointQuality(), point.precision))
+            points.append(
+                PointToMeasure(
+                    point.id, point.config(space), PointQuality(), point.precision, point.num_threads
+                )
+            )
         except DesignSpaceError as error:
             raise SettingsError(f"{path}: point {point.id!r}: {error}") from error
     return points
@@ -169,7 +175,8 @@ def precisions_of(points: Iterable[PointToMeasure]) -> tuple[Precision, ...]:
 def points_of_table(table: OperatingPointTable) -> list[PointToMeasure]:
     """The points of a table measured elsewhere, with their quality."""
     return [
-        PointToMeasure(point.id, point.config, PointQuality.of(point), point.precision) for point in table
+        PointToMeasure(point.id, point.config, PointQuality.of(point), point.precision, point.num_threads)
+        for point in table
     ]
 
 
@@ -186,7 +193,7 @@ def profile_points(
         The table, fastest first, with a default budget.
     """
     cpus = tuple(sorted(os.sched_getaffinity(0)))
-    subs = {point.id: super_transformer.extract(point.config, point.precision) for point in points}
+    subs = _cut_out(super_transformer, points)
     rows: dict[str, list[LatencyMeasurement]] = {point.id: [] for point in points}
     num_threads = torch.get_num_threads()
     try:
@@ -211,7 +218,7 @@ def reference_latencies(
     console: Console,
 ) -> dict[str, LatencyMeasurement]:
     """Every point's latency at the reference length on the whole device, alone: enough to choose among many."""
-    subs = {point.id: super_transformer.extract(point.config, point.precision) for point in points}
+    subs = _cut_out(super_transformer, points)
     num_threads = torch.get_num_threads()
     try:
         use_decoding_threads()
@@ -219,6 +226,13 @@ def reference_latencies(
         return _measure_in_turns(subs, place, options, console)
     finally:
         torch.set_num_threads(num_threads)
+
+
+def _cut_out(super_transformer: DecodableSuper, points: Sequence[PointToMeasure]) -> dict[str, Decodable]:
+    return {
+        point.id: super_transformer.extract(point.config, point.precision, point.num_threads)
+        for point in points
+    }
 
 
 @contextlib.contextmanager
@@ -385,6 +399,7 @@ def _table(
                 id=point.id,
                 config=point.config,
                 precision=point.precision,
+                num_threads=point.num_threads,
                 num_parameters=space.num_parameters(point.config),
                 latencies=tuple(rows[point.id]),
                 **asdict(point.quality),

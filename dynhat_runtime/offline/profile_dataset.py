@@ -33,7 +33,7 @@ from dynhat_runtime.offline.latency_dataset import (
     read_latency_dataset,
 )
 from dynhat_runtime.offline.profile import measure_once, source_tokens, trimmed
-from dynhat_runtime.precision import Precision
+from dynhat_runtime.operating_point import Precision
 from dynhat_runtime.resource_snapshot import ResourceSnapshot
 
 NUM_TOKENS = 30
@@ -58,6 +58,7 @@ class DatasetOptions:
     seed: int = 1
     device: torch.device = CPU
     precision: Precision = "fp32"
+    num_threads: int = 1
 
 
 class RunTimes(NamedTuple):
@@ -99,10 +100,11 @@ def measure_by_protocol(super_transformer: DecodableSuper, options: DatasetOptio
     """How a row is measured on the device that holds the weights."""
     src_BS = source_tokens(super_transformer.spec.src_vocab_size, NUM_TOKENS).to(options.device)
 
-    reference = super_transformer.extract(super_transformer.spec.design_space.smallest(), options.precision)
+    smallest = super_transformer.spec.design_space.smallest()
+    reference = super_transformer.extract(smallest, options.precision, options.num_threads)
 
     def measure(config: SubTransformerConfig) -> RunTimes:
-        sub = super_transformer.extract(config, options.precision)
+        sub = super_transformer.extract(config, options.precision, options.num_threads)
         for _ in range(options.num_warmup_runs):
             measure_once(sub, src_BS, NUM_TOKENS, options.beam_size)
         began_s, cpu_began_s = time.perf_counter(), time.thread_time()
@@ -132,7 +134,7 @@ def conditions_now(
         cpu_quota_cpus=snapshot.cpu_quota_cpus,
         cpu_max_frequency_hz=snapshot.cpu_max_frequency_hz,
         gpu_max_frequency_hz=snapshot.gpu_max_frequency_hz,
-        num_threads=torch.get_num_threads(),
+        num_threads=max(options.num_threads, torch.get_num_threads()),
         precision=options.precision,
         beam_size=options.beam_size,
         num_src_tokens=NUM_TOKENS,

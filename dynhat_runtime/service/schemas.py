@@ -7,8 +7,7 @@ from typing import Any, Literal
 from pydantic import BaseModel, ConfigDict
 
 from dynhat_runtime.design_space import SubTransformerConfig
-from dynhat_runtime.operating_point import LatencyMeasurement, OperatingPoint, OperatingPointTable
-from dynhat_runtime.precision import Precision
+from dynhat_runtime.operating_point import LatencyMeasurement, OperatingPoint, OperatingPointTable, Precision
 from dynhat_runtime.service.ports import ControlStatusPort, Mode
 
 

@@ -15,12 +15,12 @@ int rounded_up(int n) { return (n + kLanes - 1) / kLanes * kLanes; }
 
 Decoder::Decoder(const DynhatNetwork& network, const Encoding& encoding, int num_beams, int capacity)
     : net_(network),
-      team_(network.num_threads),
       dim_(network.tgt.dim),
       width_(network.qkv_dim),
       max_rows_(encoding.num_sentences() * num_beams),
       num_rows_(max_rows_),
-      capacity_(0) {
+      capacity_(0),
+      team_(network.num_threads) {
   int hidden = 0;
   for (int i = 0; i < net_.num_decoder_layers; ++i)
     hidden = std::max(hidden, net_.decoder_layers[i].feed_forward.expand.num_out);
@@ -64,8 +64,8 @@ void Decoder::project_memory(const Encoding& encoding) {
     cross_[i].keys.resize(num_keys);
     cross_[i].values.resize(num_values);
     for (int back = 0; back < span; ++back) {  // the last layer's output first, then the second-last's
-      multiply(cross.key_value, encoding.outputs[back].data(), encoding.dim, encoding.num_rows(), projected.data(),
-               2 * width_, Then::kStore, scratch_, team_);
+      team_.multiply({cross.key_value, encoding.outputs[back].data(), projected.data(), scratch_, encoding.dim,
+                      2 * width_, encoding.num_rows(), Then::kStore});
       for (int s = 0; s < sentences; ++s) {
         const int place = i * sentences + s, length = encoding.lengths[s];
         float* keys = &cross_[i].keys[key_starts_[place]];
@@ -79,6 +79,7 @@ void Decoder::project_memory(const Encoding& encoding) {
       }
     }
   }
+  team_.rest();  // `projected` goes
   scores_.resize(rounded_up(longest));
   values_.resize(rounded_up(longest));
 }
@@ -182,7 +183,7 @@ void Decoder::keep(const int32_t* rows, int num_rows) {
 }
 
 void Decoder::times(const DynhatMatrix& matrix, const float* x, int x_stride, float* y, int y_stride, Then then) {
-  multiply(matrix, x, x_stride, num_rows_, y, y_stride, then, scratch_, team_);
+  team_.multiply({matrix, x, y, scratch_, x_stride, y_stride, num_rows_, then});
 }
 
 const float* Decoder::before(const DynhatNorm& norm) {

@@ -6,7 +6,7 @@
 
 #include "encoder.h"
 #include "layers.h"
-#include "matrix.h"
+#include "product.h"
 #include "network.h"
 #include "team.h"
 
@@ -31,7 +31,6 @@ class Decoder {
   int vocab_size() const { return net_.output.num_out; }
   int num_positions() const { return net_.tgt.num_positions - net_.tgt.pad_id - 1; }
   size_t size_bytes() const;
-  Team& team() { return team_; }
 
   // The row that wrote position `t` of what is now row `row`.
   int ancestor(int row, int t) const { return ancestors_[size_t(row) * capacity_ + t]; }
@@ -51,7 +50,6 @@ class Decoder {
   float* cached(int layer, int t, int row);
 
   const DynhatNetwork net_;
-  Team team_;
   const int dim_, width_, max_rows_;
   int num_rows_, position_ = 0, capacity_;
   std::vector<int> sentence_of_row_, spare_sentences_;
@@ -64,6 +62,7 @@ class Decoder {
   std::vector<const float*> keys_, values_;
   std::vector<int16_t> quantised_;
   Scratch scratch_;
+  Team team_;  // last: it rests before the memory it reads goes
 };
 
 }  // namespace dynhat

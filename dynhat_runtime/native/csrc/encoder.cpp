@@ -4,7 +4,7 @@
 #include <algorithm>
 
 #include "layers.h"
-#include "matrix.h"
+#include "product.h"
 #include "simd.h"
 
 namespace dynhat {
@@ -49,6 +49,8 @@ class Encoder {
       for (int r = 0; r < rows_; ++r) normalise(net_.encoder_norm, &x_[size_t(r) * dim_], &enc_.outputs[0][size_t(r) * dim_]);
   }
 
+  ~Encoder() { team_.rest(); }
+
  private:
   void layer(const DynhatEncoderLayer& layer) {
     const float* in = before(layer.attention.norm);
@@ -77,7 +79,7 @@ class Encoder {
   }
 
   void times(const DynhatMatrix& matrix, const float* x, int x_stride, float* y, int y_stride, Then then) {
-    multiply(matrix, x, x_stride, rows_, y, y_stride, then, scratch_, team_);
+    team_.multiply({matrix, x, y, scratch_, x_stride, y_stride, rows_, then});
   }
 
   const float* before(const DynhatNorm& norm) {

@@ -1,0 +1,99 @@
+"""What serves: every point in its precision where that can be computed, in fp32 where not."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from dynhat_runtime.engine import TranslationEngine
+from dynhat_runtime.errors import NativeUnavailableError
+from dynhat_runtime.model import decodable
+from dynhat_runtime.model.checkpoint import Bundle
+from dynhat_runtime.model.decodable import available_precisions, for_decoding, points_for_decoding
+from dynhat_runtime.model.native_network import NativeSubTransformer
+from dynhat_runtime.model.sub_transformer import SubTransformer
+from dynhat_runtime.model.super_transformer import SuperTransformer
+from dynhat_runtime.operating_point import OperatingPointTable
+from tests.native_library import native_library
+
+
+def int8_beside(table: OperatingPointTable) -> OperatingPointTable:
+    """The table with its last point once more, in int8 and first."""
+    best = table.points[-1]
+    fast = best.model_copy(update={"id": f"{best.id}-int8", "precision": "int8"})
+    faster = tuple(row.model_copy(update={"total_ms": 0.1}) for row in best.latencies)
+    return table.model_copy(update={"points": (fast.model_copy(update={"latencies": faster}), *table.points)})
+
+
+def test_int8_is_served(tiny_bundle: Bundle) -> None:
+    """An engine cuts an int8 point out of int8 weights, and says so by its name."""
+    native_library()
+    engine = TranslationEngine.load(tiny_bundle, int8_beside(tiny_bundle.table()), beam_size=2)
+    assert engine.refused == {}
+    networks = {point_id: point.sub for point_id, point in engine._points.items()}
+    assert isinstance(networks["large-int8"], NativeSubTransformer)
+    assert isinstance(networks["large"], NativeSubTransformer)
+    src_BS = torch.tensor([[7, 8, 9, 2]])
+    scores = [sub.start(sub.encode(src_BS), 1).step(torch.tensor([2])) for sub in networks.values()]
+    as_int8, *_, as_fp32 = scores
+    assert not torch.equal(as_int8, as_fp32)
+    assert torch.allclose(as_int8, as_fp32, atol=0.05 * as_fp32.abs().max().item())
+    engine.start()
+    try:
+        engine.switch_to("large-int8")
+        (translated,) = engine.submit(["The man sees a red house."]).result(30.0)
+        assert translated.operating_point == "large-int8"
+    finally:
+        engine.stop(5.0)
+
+
+def no_library() -> None:
+    """As on a machine without a compiler."""
+    raise NativeUnavailableError("it is not there: install a C++ compiler")
+
+
+def test_without_the_native_decoder(
+    tiny_bundle: Bundle, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """All points serve in fp32 on PyTorch; the log names the remedy, and the points that are not what they were."""
+    monkeypatch.setattr(decodable, "load", no_library)
+    trained, table = tiny_bundle.super_transformer(), int8_beside(tiny_bundle.table())
+    assert available_precisions(trained) == ("fp32",)
+    points = points_for_decoding(trained, table)
+    assert {type(sub) for sub in points.values()} == {SubTransformer}
+    assert points.keys() == {"large-int8", "small", "middle", "large"}
+    assert [record.getMessage() for record in caplog.records] == [
+        "it is not there: install a C++ compiler",
+        "operating point large-int8 serves in fp32: int8 is not there",
+    ]
+
+
+def test_what_is_measured_is_not_replaced(tiny_bundle: Bundle, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whoever asks for int8 by name is told that it is not there; so it is for weights that are not packed."""
+    trained = tiny_bundle.super_transformer()
+    doubled = SuperTransformer(trained.spec, {name: w.double() for name, w in trained.weights.items()})
+    with pytest.raises(NativeUnavailableError, match="only the native decoder has int8"):
+        for_decoding(doubled, ("int8",))
+    monkeypatch.setattr(decodable, "load", no_library)
+    with pytest.raises(NativeUnavailableError, match="install a C"):
+        for_decoding(tiny_bundle.super_transformer(), ("fp32", "int8"))
+
+
+def test_memory_is_that_of_the_weights(tiny_bundle: Bundle, monkeypatch: pytest.MonkeyPatch) -> None:
+    """However many points are cut out; int8 takes less than fp32, and both together the sum."""
+    native_library()
+    trained = tiny_bundle.super_transformer()
+    fp32, int8, both = (
+        for_decoding(trained, precisions).size_bytes
+        for precisions in (("fp32",), ("int8",), ("fp32", "int8"))
+    )
+    assert int8 < fp32
+    assert both == fp32 + int8
+    num_weights = sum(weight.numel() for weight in trained.parameters())
+    assert fp32 >= 4 * num_weights
+    monkeypatch.setattr(decodable, "load", no_library)
+    laid_out = for_decoding(trained)
+    size_bytes = laid_out.size_bytes
+    for point in tiny_bundle.table():
+        laid_out.extract(point.config)
+    assert laid_out.size_bytes == size_bytes >= 4 * num_weights
