@@ -274,7 +274,6 @@ def test_table_says_where_it_was_measured(bundle: Bundle, toy: SuperTransformer)
     table = _profile(bundle, _points(toy))
     assert table.weights_sha256 == bundle.weights_sha256
     assert table.design_space == "toy"
-    assert (table.device.beam_size, table.device.precision) == (2, "fp32")
     assert table.device.torch_version == torch.__version__
     assert table.device.num_cpus == len(ALL_CPUS)
     assert Bundle.open(bundle.with_table(table).path).table() == table
