@@ -30,7 +30,7 @@ fail() {
 # fingerprint EXTRAS: what the environment was made from; changes when it has to be made again.
 fingerprint() {
   {
-    cat "$root/pyproject.toml" "$root/constraints.txt"
+    cat "$root/pyproject.toml" "$root/constraints.txt" "$root"/dynhat_runtime/native/csrc/* 2>/dev/null
     "$venv/bin/python" -I -S -c 'import sys; print(sys.version)' 2>/dev/null || echo "no environment"
     echo "$base_python $root $1"
   } | sha256sum | cut -d ' ' -f 1

@@ -8,13 +8,16 @@ from __future__ import annotations
 import dataclasses
 import json
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 from benchmarks.children import child
 from benchmarks.figures import Aim, Check, Figure, Result, Summary, Task
 from benchmarks.sentences import SENTENCES
+
+if TYPE_CHECKING:
+    from dynhat_runtime.model.decodable import Decodable, DecodableSuper
 
 NUM_RUNS, NUM_RUNS_QUICK = 7, 2
 NUM_SENTENCES = 20
@@ -120,12 +123,13 @@ def hold(bundle_path: Path, which: Which) -> Held:
     from dynhat_runtime.decoding.beam_search import BeamOptions
     from dynhat_runtime.decoding.translator import Translator
     from dynhat_runtime.model.checkpoint import Bundle
+    from dynhat_runtime.model.decodable import for_decoding
 
     bundle = Bundle.open(bundle_path)
     table = bundle.table()
     largest = max(table, key=lambda point: point.num_parameters)
     chosen = table.points if which == "all" else (largest,)
-    super_transformer = bundle.super_transformer().laid_out_for_decoding()
+    super_transformer = for_decoding(bundle.super_transformer())
     subs = [super_transformer.extract(point.config) for point in chosen]
     translator = Translator.of_bundle(bundle)
     options = BeamOptions(beam_size=table.device.beam_size)
@@ -137,11 +141,20 @@ def hold(bundle_path: Path, which: Which) -> Held:
     return Held(
         num_points=len(subs),
         num_translations=num_translations,
-        weight_bytes=storage_bytes(subs),
+        weight_bytes=weight_bytes(super_transformer, subs),
         rss_bytes=memory.rss,
         pss_bytes=memory.pss,
         uss_bytes=memory.uss,
     )
+
+
+def weight_bytes(super_transformer: DecodableSuper, subs: Sequence[Decodable]) -> int:
+    """Bytes of weights that these points keep in memory; packed ones are all the SuperTransformer's."""
+    from dynhat_runtime.model.native_network import NativeSuperTransformer
+
+    if isinstance(super_transformer, NativeSuperTransformer):
+        return super_transformer.size_bytes
+    return storage_bytes(subs)
 
 
 def storage_bytes(values: object) -> int:

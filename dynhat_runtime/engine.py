@@ -25,6 +25,7 @@ from dynhat_runtime.decoding.sentences import split_sentences
 from dynhat_runtime.decoding.translator import SentenceTranslation, Translator
 from dynhat_runtime.errors import EngineStoppedError, UnknownOperatingPointError
 from dynhat_runtime.model.checkpoint import Bundle
+from dynhat_runtime.model.decodable import points_for_decoding
 from dynhat_runtime.model.threads import move_threads_to, use_decoding_threads
 from dynhat_runtime.observation import Observation
 from dynhat_runtime.operating_point import OperatingPointTable
@@ -108,9 +109,8 @@ class TranslationEngine:
             BundleError: A file of the bundle does not hold what it should, or every point was refused.
             DesignSpaceError: A point lies outside the design space.
         """
-        super_transformer = bundle.super_transformer().laid_out_for_decoding()
         translator = Translator.of_bundle(bundle)
-        subs = {point.id: super_transformer.extract(point.config) for point in table}
+        subs = points_for_decoding(bundle.super_transformer(), table)
         use_decoding_threads()
         penalty = bundle.manifest.length_penalty
         checked = check_points(translator, subs, table, bundle.src_lang, penalty)

@@ -11,6 +11,7 @@
     |-- EngineError                 the engine cannot take or finish a translation
     |   |-- EngineOverloadedError   the bounded queue is full (HTTP 429)
     |   `-- EngineStoppedError      the engine is stopping or stopped (HTTP 503)
+    |-- NativeUnavailableError      the native decoder is not built, or not for this machine or these sources
     |-- DaemonUnreachableError      no daemon answers where one was asked, or it is not ready
     |-- MonitorError                a sensor that cannot be read at all
     |-- TraceError                  a recording that cannot be written, read or replayed
@@ -91,6 +92,10 @@ class EngineOverloadedError(EngineError):
 
 class EngineStoppedError(EngineError):
     """The engine is stopping or has stopped."""
+
+
+class NativeUnavailableError(DynhatError):
+    """The native decoder cannot be used; the message says why and names the remedy."""
 
 
 class DaemonUnreachableError(DynhatError):

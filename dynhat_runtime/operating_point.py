@@ -7,13 +7,15 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from dynhat_runtime.design_space import DesignSpace, SubTransformerConfig
 from dynhat_runtime.errors import BundleError, DesignSpaceError, UnknownOperatingPointError, first_complaint
 
+Precision = Literal["fp32", "int8"]
+"""How the matrices of a served network are kept."""
 PointId = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$")]
 Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 
@@ -47,6 +49,9 @@ class OperatingPoint(BaseModel):
     config: SubTransformerConfig
     num_parameters: Annotated[int, Field(gt=0)]
     """Weights without embeddings (HAT's count)."""
+    precision: Precision = "fp32"
+    num_threads: Annotated[int, Field(ge=1, le=64)] = 1
+    """Threads that share each of its matrix products."""
     latencies: Annotated[tuple[LatencyMeasurement, ...], Field(min_length=1)]
     dev_loss: Positive | None = None
     """Label-smoothed cross-entropy per target token on the dev set, natural log."""

@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from dynhat_runtime.decoding.output_guard import Fault
 from dynhat_runtime.decoding.sentences import Segment, join_sentences
 from dynhat_runtime.decoding.translator import SentenceTranslation
-from dynhat_runtime.model.sub_transformer import SubTransformer
+from dynhat_runtime.model.decodable import Decodable
 
 Place = tuple[int, int]
 """(text, segment) of a sentence."""
@@ -48,7 +48,7 @@ class ActivePoint:
     """An operating point ready to translate; the engine holds exactly one as active."""
 
     id: str
-    sub: SubTransformer
+    sub: Decodable
 
 
 @dataclass(frozen=True, slots=True)

@@ -46,6 +46,12 @@ def profile(
     device: Annotated[
         str | None, typer.Option(help="Of published points those of this device, such as jetson-nano-gpu.")
     ] = None,
+    int8: Annotated[
+        bool, typer.Option("--int8", help="With --points: keep weights in int8; scores need --test.")
+    ] = False,
+    threads: Annotated[
+        int, typer.Option(min=1, max=64, help="With --points: threads that share each matrix product.")
+    ] = 1,
     dev: Annotated[
         Path | None, typer.Option(help="With --points: dev set (.tsv.gz) to measure each point's dev loss.")
     ] = None,
@@ -75,12 +81,21 @@ def profile(
             points_device=device,
             dev=dev,
             test=test,
-            options=ProfileOptions(num_runs=runs or 30, beam_size=beam),
+            options=ProfileOptions(
+                num_runs=runs or 30,
+                beam_size=beam,
+                precision="int8" if int8 else "fp32",
+                num_threads=threads,
+            ),
             out=out,
         )
         typer.echo(f"wrote {where}", err=True)
         return
-    for name, value in (("--from", points_file), ("--device", device), ("--dev", dev), ("--test", test)):
+    of_points = (
+        ("--from", points_file), ("--device", device), ("--dev", dev), ("--test", test), ("--int8", int8 or None),
+        ("--threads", None if threads == 1 else threads),
+    )  # fmt: skip
+    for name, value in of_points:
         if value is not None:
             raise SettingsError(f"{name} is for operating points: give --points too, or leave it out")
     from dynhat_runtime.offline.commands import profile_dataset

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import NamedTuple, Protocol
+from typing import NamedTuple, Protocol, runtime_checkable
 
 import torch
 import torch.nn.functional as F
@@ -32,6 +32,23 @@ class StepFunction(Protocol):
 
     def keep_sentences(self, sentences_B: Tensor, rows_N: Tensor) -> None:
         """Continue with these sentences and these rows only."""
+
+
+@runtime_checkable
+class SearchesItself(Protocol):
+    """A decoder that runs the whole search by the rules of this module, faster than step by step."""
+
+    def search(
+        self,
+        max_lengths: Sequence[int],
+        *,
+        beam_size: int,
+        min_length: int,
+        eos_id: int,
+        pad_id: int,
+        is_cancelled: Callable[[], bool],
+    ) -> Sequence[Sequence[tuple[Sequence[int], Sequence[float]]]] | None:
+        """Per sentence the tokens and running totals of its hypotheses as they finished; None when cancelled."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,7 +90,7 @@ class _Node(NamedTuple):
     total: float
     previous: _Node | None
 
-    def tokens_and_scores(self) -> tuple[tuple[int, ...], tuple[float, ...]]:
+    def tokens_and_totals(self) -> tuple[list[int], list[float]]:
         tokens, totals = [], []
         node: _Node | None = self
         while node is not None:
@@ -82,7 +99,7 @@ class _Node(NamedTuple):
             node = node.previous
         tokens.reverse()
         totals.reverse()
-        return tuple(tokens), tuple(b - a for a, b in zip([0.0, *totals], totals, strict=False))
+        return tokens, totals
 
 
 class SearchCancelledError(Exception):
@@ -104,7 +121,7 @@ def beam_search(
         max_lengths: Per sentence, tokens before eos is forced.
         options: How to search.
         device: Where the decoder's tokens live.
-        is_cancelled: Asked before each step.
+        is_cancelled: Asked before each step; by a decoder that searches itself, every few milliseconds.
 
     Returns:
         Per sentence its finished hypotheses, best first; at most K.
@@ -112,6 +129,8 @@ def beam_search(
     Raises:
         SearchCancelledError: `is_cancelled` said so.
     """
+    if isinstance(decoder, SearchesItself):
+        return _searched_by_itself(decoder, max_lengths, options, is_cancelled)
     beam = options.beam_size
     finished: list[list[Hypothesis]] = [[] for _ in max_lengths]
     active = list(range(len(max_lengths)))
@@ -141,7 +160,7 @@ def beam_search(
         tokens_N = torch.tensor([node.token for node in next_rows], dtype=torch.long, device=device)
         totals_BK = torch.tensor([node.total for node in next_rows], device=device).view(len(active), beam)
         position += 1
-    return [sorted(hypotheses, key=lambda h: -h.score) for hypotheses in finished]
+    return [_best_first(hypotheses) for hypotheses in finished]
 
 
 class _Candidate(NamedTuple):
@@ -237,8 +256,37 @@ def _advance(
 
 
 def _finish(node: _Node, options: BeamOptions) -> Hypothesis:
-    tokens, token_scores = node.tokens_and_scores()
-    return Hypothesis(tokens, node.total / len(tokens) ** options.length_penalty, token_scores)
+    return _hypothesis(*node.tokens_and_totals(), options)
+
+
+def _hypothesis(tokens: Sequence[int], totals: Sequence[float], options: BeamOptions) -> Hypothesis:
+    """A finished output of these tokens; `totals` are the sums of log-probabilities up to and with each."""
+    token_scores = tuple(b - a for a, b in zip([0.0, *totals], totals, strict=False))
+    return Hypothesis(tuple(tokens), totals[-1] / len(tokens) ** options.length_penalty, token_scores)
+
+
+def _best_first(hypotheses: list[Hypothesis]) -> list[Hypothesis]:
+    return sorted(hypotheses, key=lambda h: -h.score)
+
+
+def _searched_by_itself(
+    decoder: SearchesItself,
+    max_lengths: Sequence[int],
+    options: BeamOptions,
+    is_cancelled: Callable[[], bool],
+) -> list[list[Hypothesis]]:
+    """The search of a decoder that brings its own."""
+    found = decoder.search(
+        max_lengths,
+        beam_size=options.beam_size,
+        min_length=options.min_length,
+        eos_id=options.eos_id,
+        pad_id=options.pad_id,
+        is_cancelled=is_cancelled,
+    )
+    if found is None:
+        raise SearchCancelledError
+    return [_best_first([_hypothesis(*raw, options) for raw in raws]) for raws in found]
 
 
 def _continue_with(

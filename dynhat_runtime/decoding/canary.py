@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from dynhat_runtime.decoding.beam_search import BeamOptions
 from dynhat_runtime.decoding.translator import Translator
 from dynhat_runtime.errors import BundleError
-from dynhat_runtime.model.sub_transformer import SubTransformer
+from dynhat_runtime.model.decodable import Decodable
 from dynhat_runtime.operating_point import OperatingPoint, OperatingPointTable
 
 logger = logging.getLogger(__name__)
@@ -100,7 +100,7 @@ class CheckedPoints:
 #   4  otherwise: nobody claimed that it translates                        -> kept, its output not guarded
 def check_points(
     translator: Translator,
-    subs: Mapping[str, SubTransformer],
+    subs: Mapping[str, Decodable],
     table: OperatingPointTable,
     language: str,
     length_penalty: float,
@@ -150,7 +150,7 @@ def _claims_quality(point: OperatingPoint) -> bool:
 
 
 def _complaint(
-    translator: Translator, sub: SubTransformer, canaries: Sequence[str], options: BeamOptions
+    translator: Translator, sub: Decodable, canaries: Sequence[str], options: BeamOptions
 ) -> str | None:
     """What is wrong with a point's canaries, or None."""
     outputs = translator.translate(sub, canaries, options)

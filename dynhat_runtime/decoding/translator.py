@@ -17,7 +17,7 @@ from dynhat_runtime.decoding.output_guard import Fault, judge
 from dynhat_runtime.decoding.sentences import split_in_two
 from dynhat_runtime.decoding.tokenizer import EOS_ID, PAD_ID, Tokenizer, tokenizer_of
 from dynhat_runtime.model.checkpoint import Bundle
-from dynhat_runtime.model.sub_transformer import SubTransformer
+from dynhat_runtime.model.decodable import Decodable
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,7 +110,7 @@ class Translator:
     @torch.inference_mode()
     def translate(
         self,
-        sub: SubTransformer,
+        sub: Decodable,
         sentences: Sequence[str],
         options: BeamOptions,
         *,
@@ -151,7 +151,7 @@ class Translator:
 
     def _search(
         self,
-        sub: SubTransformer,
+        sub: Decodable,
         sources: list[list[int]],
         options: BeamOptions,
         is_cancelled: Callable[[], bool],
@@ -159,7 +159,7 @@ class Translator:
         """Best output of every source."""
         if not sources:
             return []
-        device = sub.output.weight_OI.device
+        device = sub.device
         longest = max(map(len, sources))
         src_BS = torch.tensor([[PAD_ID] * (longest - len(ids)) + ids for ids in sources], device=device)
         decoder = sub.start(sub.encode(src_BS), options.beam_size)

@@ -69,6 +69,16 @@ class SubTransformer:
     decoder_norm: LayerNorm | None
     output: Linear
 
+    @property
+    def src_vocab_size(self) -> int:
+        """Source token ids are below it."""
+        return self.src_embedding.table_VE.shape[0]
+
+    @property
+    def device(self) -> torch.device:
+        """Where tokens and scores live."""
+        return self.output.weight_OI.device
+
     def encode(self, src_tokens_BS: Tensor) -> EncoderOutput:
         """Encode token ids (B, S) that end in eos; padding may stand on either side."""
         is_token_BS = src_tokens_BS.ne(self.pad_id)

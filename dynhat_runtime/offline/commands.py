@@ -16,6 +16,7 @@ from dynhat_runtime.design_space import DesignSpace
 from dynhat_runtime.design_space_presets import preset
 from dynhat_runtime.errors import DesignSpaceError, SettingsError
 from dynhat_runtime.model.checkpoint import PAPER_POINTS, Bundle, shipped_bundle_path
+from dynhat_runtime.model.decodable import for_decoding
 from dynhat_runtime.model.threads import use_decoding_threads
 from dynhat_runtime.monitor.host import HostMonitor
 from dynhat_runtime.monitor.identity import device_name
@@ -38,6 +39,7 @@ from dynhat_runtime.offline.point_files import (
 )
 from dynhat_runtime.offline.point_scorer import PointScorer
 from dynhat_runtime.offline.profile import (
+    PointQuality,
     PointToMeasure,
     ProfileOptions,
     profile_points,
@@ -86,8 +88,13 @@ def profile_bundle(
         if points_file is None
         else points_from_any(points_file, bundle.design_space, points_device)
     )
+    if options.precision != "fp32":  # the scores that are known are of another precision
+        points = [replace(p, quality=PointQuality(dev_loss=p.quality.dev_loss)) for p in points]
     console = Console(stderr=True)
-    scorer = PointScorer(bundle, dev, test, beam_size=options.beam_size, cache=FigureCache(), console=console)
+    scorer = PointScorer(
+        bundle, dev, test, beam_size=options.beam_size, cache=FigureCache(), console=console,
+        precision=options.precision,
+    )  # fmt: skip
     points = [
         replace(point, quality=scorer.quality(point.config, point.id, point.quality)) for point in points
     ]
@@ -102,7 +109,7 @@ def profile_dataset(path: Path, options: DatasetOptions, out: Path) -> int:
     """
     bundle = Bundle.open(path)
     space = bundle.design_space
-    super_transformer = on_device(bundle.super_transformer().laid_out_for_decoding(), options.device)
+    super_transformer = for_decoding(on_device(bundle.super_transformer(), options.device))
     use_decoding_threads()
     monitor, name = HostMonitor(), device_name()
     return measure_dataset(
@@ -135,7 +142,7 @@ def import_bundle(
     if not does_profile:
         return bundle
     points = points_to_import(bundle.design_space, points_file, points_device)
-    super_transformer = bundle.super_transformer().laid_out_for_decoding()
+    super_transformer = for_decoding(bundle.super_transformer())
     return bundle.with_table(
         profile_points(bundle, super_transformer, points, FEW_RUNS, Console(stderr=True))
     )
@@ -253,7 +260,7 @@ def evaluate_bundle(
     for file, option in ((options.csv, "--csv"), (options.markdown, "--markdown")):
         if file is not None:
             check_writable(file, option)
-    super_transformer = bundle.super_transformer().laid_out_for_decoding()
+    super_transformer = for_decoding(bundle.super_transformer())
     translator = Translator.of_bundle(bundle)
     penalty = bundle.manifest.length_penalty if options.length_penalty is None else options.length_penalty
     search = BeamOptions(beam_size=options.beam_size, length_penalty=penalty)

@@ -12,7 +12,7 @@ from dynhat_runtime.decoding.moses_bpe import AT_MARK, moses_words
 from dynhat_runtime.decoding.tokenizer import Tokenizer
 from dynhat_runtime.decoding.translator import Translator
 from dynhat_runtime.design_space import SubTransformerConfig
-from dynhat_runtime.model.sub_transformer import SubTransformer
+from dynhat_runtime.model.decodable import Decodable
 from dynhat_runtime.model.super_transformer import SuperTransformer
 from dynhat_runtime.offline.data import Batch, Pair, padded_batches, read_pairs, tokenise
 from dynhat_runtime.offline.trainer import evaluate_loss
@@ -48,7 +48,7 @@ def load_pairs(path: Path, limit: int | None = None) -> list[Pair]:
 
 def translate_all(
     translator: Translator,
-    sub: SubTransformer,
+    sub: Decodable,
     sources: Sequence[str],
     options: BeamOptions,
     progress: Callable[[int], None] = lambda _: None,

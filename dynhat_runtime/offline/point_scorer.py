@@ -17,9 +17,11 @@ from dynhat_runtime.decoding.beam_search import BeamOptions
 from dynhat_runtime.decoding.translator import Translator
 from dynhat_runtime.design_space import SubTransformerConfig
 from dynhat_runtime.model.checkpoint import Bundle
+from dynhat_runtime.model.decodable import for_decoding
 from dynhat_runtime.offline.evaluate import dev_batches, dev_loss, load_pairs, score, translate_all
 from dynhat_runtime.offline.figure_cache import FigureCache, Figures, file_sha256
 from dynhat_runtime.offline.profile import PointQuality
+from dynhat_runtime.operating_point import Precision
 
 NOTHING_KNOWN = PointQuality()
 
@@ -36,6 +38,7 @@ class PointScorer:
         beam_size: int,
         cache: FigureCache,
         console: Console,
+        precision: Precision = "fp32",
     ) -> None:
         """Read text and weights.
 
@@ -46,18 +49,20 @@ class PointScorer:
             beam_size: Hypotheses per sentence; the length penalty is the bundle's.
             cache: Where figures are looked up and kept.
             console: Shows progress.
+            precision: That SubTransformers translate in; dev losses are always fp32.
 
         Raises:
             DynhatError: A file that cannot be used.
         """
         self._bundle, self._cache, self._console = bundle, cache, console
+        self._precision = precision
         self._dev, dev_pairs = dev, None if dev is None else load_pairs(dev)
         self._test, self._test_pairs = test, [] if test is None else load_pairs(test)
         self._hashes = {path: file_sha256(path) for path in (dev, test) if path is not None}
         self._search = BeamOptions(beam_size=beam_size, length_penalty=bundle.manifest.length_penalty)
         # Losses are computed many sentences at a time, decoding row by row: each has its own layout.
         self._trained = bundle.super_transformer()
-        self.decoding = self._trained.laid_out_for_decoding()
+        self.decoding = for_decoding(self._trained, precision)
         self._translator = Translator.of_bundle(bundle)
         tokenizer = self._translator.tokenizer
         self._dev_batches = [] if dev_pairs is None else dev_batches(self._trained, tokenizer, dev_pairs)
@@ -107,7 +112,12 @@ class PointScorer:
                 "chrf_signature": f"{found.chrf_signature}|{beam}",
             }
 
-        search = {"beam_size": self._search.beam_size, "length_penalty": self._search.length_penalty}
+        search: dict[str, object] = {
+            "beam_size": self._search.beam_size,
+            "length_penalty": self._search.length_penalty,
+        }
+        if self._precision != "fp32":
+            search["precision"] = self._precision
         return self._cache.get({**self._key(config, test), **search}, measure)
 
     def _key(self, config: SubTransformerConfig, text: Path) -> dict[str, object]:

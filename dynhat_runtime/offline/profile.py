@@ -32,8 +32,7 @@ from dynhat_runtime.decoding.tokenizer import EOS_ID
 from dynhat_runtime.design_space import DesignSpace, SubTransformerConfig
 from dynhat_runtime.errors import DesignSpaceError, SettingsError, first_complaint
 from dynhat_runtime.model.checkpoint import Bundle
-from dynhat_runtime.model.sub_transformer import SubTransformer
-from dynhat_runtime.model.super_transformer import SuperTransformer
+from dynhat_runtime.model.decodable import Decodable, DecodableSuper, cut_out
 from dynhat_runtime.model.threads import move_threads_to, use_decoding_threads
 from dynhat_runtime.monitor.host import HostMonitor
 from dynhat_runtime.monitor.identity import device_name
@@ -44,6 +43,7 @@ from dynhat_runtime.operating_point import (
     OperatingPoint,
     OperatingPointTable,
     PointId,
+    Precision,
 )
 
 T = TypeVar("T")
@@ -115,7 +115,7 @@ class PointQuality:
 
     @classmethod
     def of(cls, point: OperatingPoint) -> PointQuality:
-        """What a table says of a point."""
+        """What a table says of a point; the dev loss is of its architecture, the scores of its precision."""
         return cls(point.dev_loss, point.bleu, point.bleu_signature, point.chrf, point.chrf_signature)
 
 
@@ -136,6 +136,9 @@ class ProfileOptions:
     beam_size: int = 4
     lengths: tuple[int, ...] = LENGTHS
     num_warmup_runs: int = NUM_WARMUP_RUNS
+    precision: Precision = "fp32"
+    """As the SuperTransformer was prepared for decoding."""
+    num_threads: int = 1
 
 
 def points_from_file(path: Path, space: DesignSpace) -> list[PointToMeasure]:
@@ -166,7 +169,7 @@ def points_of_table(table: OperatingPointTable) -> list[PointToMeasure]:
 
 def profile_points(
     bundle: Bundle,
-    super_transformer: SuperTransformer,
+    super_transformer: DecodableSuper,
     points: Sequence[PointToMeasure],
     options: ProfileOptions,
     console: Console,
@@ -177,7 +180,7 @@ def profile_points(
         The table, fastest first, with a default budget.
     """
     cpus = tuple(sorted(os.sched_getaffinity(0)))
-    subs = {point.id: super_transformer.extract(point.config) for point in points}
+    subs = {point.id: cut_out(super_transformer, point.config, options.num_threads) for point in points}
     rows: dict[str, list[LatencyMeasurement]] = {point.id: [] for point in points}
     num_threads = torch.get_num_threads()
     try:
@@ -196,13 +199,13 @@ def profile_points(
 
 
 def reference_latencies(
-    super_transformer: SuperTransformer,
+    super_transformer: DecodableSuper,
     points: Sequence[PointToMeasure],
     options: ProfileOptions,
     console: Console,
 ) -> dict[str, LatencyMeasurement]:
     """Every point's latency at the reference length on the whole device, alone: enough to choose among many."""
-    subs = {point.id: super_transformer.extract(point.config) for point in points}
+    subs = {point.id: cut_out(super_transformer, point.config, options.num_threads) for point in points}
     num_threads = torch.get_num_threads()
     try:
         use_decoding_threads()
@@ -236,10 +239,10 @@ class _Place(NamedTuple):
 
 
 def _measure_in_turns(
-    subs: dict[str, SubTransformer], place: _Place, options: ProfileOptions, console: Console
+    subs: dict[str, Decodable], place: _Place, options: ProfileOptions, console: Console
 ) -> dict[str, LatencyMeasurement]:
     """One row per point, the points' runs interleaved."""
-    vocab_size = next(iter(subs.values())).src_embedding.table_VE.shape[0]
+    vocab_size = next(iter(subs.values())).src_vocab_size
     src_BS = source_tokens(vocab_size, place.num_tokens)
     times: dict[str, list[tuple[float, float]]] = {point_id: [] for point_id in subs}
     runs = range(options.num_warmup_runs + options.num_runs)
@@ -253,7 +256,7 @@ def _measure_in_turns(
 
 @torch.inference_mode()
 def measure_once(
-    sub: SubTransformer,
+    sub: Decodable,
     src_BS: torch.Tensor,
     num_tgt_tokens: int,
     beam_size: int,
@@ -364,7 +367,7 @@ def _table(
             num_cpus=most_cpus,
             cpu_max_frequency_hz=snapshot.cpu_max_frequency_hz,
             torch_version=torch.__version__,
-            precision="fp32",
+            precision=options.precision,
             beam_size=options.beam_size,
             measured_at=datetime.now(timezone.utc).isoformat(timespec="seconds"),
         ),
@@ -377,6 +380,8 @@ def _table(
                 id=point.id,
                 config=point.config,
                 num_parameters=space.num_parameters(point.config),
+                precision=options.precision,
+                num_threads=options.num_threads,
                 latencies=tuple(rows[point.id]),
                 **asdict(point.quality),
             )

@@ -23,6 +23,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from dynhat_runtime.design_space import DesignSpace, SubTransformerConfig, latency_features
 from dynhat_runtime.errors import LatencyDataError
+from dynhat_runtime.model.decodable import DecodableSuper
 from dynhat_runtime.model.super_transformer import SuperTransformer
 from dynhat_runtime.offline.latency_dataset import (
     Conditions,
@@ -92,7 +93,7 @@ def sampled_configs(space: DesignSpace, num_samples: int, seed: int) -> list[Sub
     return list(configs)[:num_samples]
 
 
-def measure_by_protocol(super_transformer: SuperTransformer, options: DatasetOptions) -> Measure:
+def measure_by_protocol(super_transformer: DecodableSuper, options: DatasetOptions) -> Measure:
     """How a row is measured on the device that holds the weights."""
     src_BS = source_tokens(super_transformer.spec.src_vocab_size, NUM_TOKENS).to(options.device)
 
