@@ -10,7 +10,7 @@ import importlib.util
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, Protocol
+from typing import Any, Protocol
 
 import torch
 
@@ -18,9 +18,11 @@ from benchmarks.decode_shapes import Shape
 from benchmarks.eager_baseline import EagerDecoder
 from benchmarks.figures import BenchmarkError
 from dynhat_runtime.decoding.beam_search import BeamOptions, beam_search
+from dynhat_runtime.errors import NativeUnavailableError
+from dynhat_runtime.model.decodable import Decodable, cut_out
 from dynhat_runtime.offline.export_ctranslate2 import write_model
+from dynhat_runtime.operating_point import Precision
 
-Precision = Literal["fp32", "int8"]
 PRECISIONS: tuple[Precision, ...] = ("fp32", "int8")
 COMPUTE_TYPES: dict[Precision, str] = {"fp32": "float32", "int8": "int8"}
 """What CTranslate2 calls them. It quantises the float32 model as it loads it."""
@@ -44,16 +46,16 @@ class Absent:
 
 
 class OurDecoder:
-    """Our engine in fp32, as translations are served: same layout, same search."""
+    """Our engine, as translations are served."""
 
-    def __init__(self, shape: Shape, num_threads: int) -> None:
-        self._sub = shape.laid_out.extract(shape.config)
+    def __init__(self, sub: Decodable, num_threads: int) -> None:
+        self._sub = sub
         self._num_threads = num_threads
 
     @torch.inference_mode()
     def decode(self, src_ids: Sequence[int], num_steps: int, beam_size: int) -> tuple[int, ...]:
         """Eos is forbidden before the last step and forced there."""
-        torch.set_num_threads(self._num_threads)
+        torch.set_num_threads(self._num_threads)  # where PyTorch decodes
         options = BeamOptions(beam_size=beam_size, min_length=num_steps - 1)
         decoder = self._sub.start(self._sub.encode(torch.tensor([src_ids])), beam_size)
         (hypotheses,) = beam_search(decoder, [num_steps - 1], options)
@@ -66,8 +68,8 @@ class CTranslate2Decoder:
     def __init__(self, folder: Path, shape: Shape, precision: Precision, num_threads: int) -> None:
         import ctranslate2
 
-        self._pieces = shape.vocabulary.src_pieces()
-        self._ids = {piece: i for i, piece in enumerate(shape.vocabulary.tgt_pieces())}
+        self._pieces = shape.stock.vocabulary.src_pieces()
+        self._ids = {piece: i for i, piece in enumerate(shape.stock.vocabulary.tgt_pieces())}
         self._translator: Any = ctranslate2.Translator(
             str(folder), compute_type=COMPUTE_TYPES[precision], inter_threads=1, intra_threads=num_threads
         )
@@ -100,9 +102,14 @@ class Engines:
 
     def ours(self, precision: Precision, num_threads: int) -> Decoder | Absent:
         """Our engine, if it can do that."""
-        if precision != "fp32":
-            return Absent(f"our engine has no {precision} yet")
-        return self._once(("ours", precision, num_threads), lambda: OurDecoder(self.shape, num_threads))
+        try:
+            prepared = self.shape.stock.prepared(precision)
+        except NativeUnavailableError as error:
+            return Absent(f"{precision}: {error}")
+        return self._once(
+            ("ours", precision, num_threads),
+            lambda: OurDecoder(cut_out(prepared, self.shape.config, num_threads), num_threads),
+        )
 
     def ctranslate2(self, precision: Precision, num_threads: int) -> Decoder:
         """CTranslate2 on the same weights."""
@@ -115,7 +122,7 @@ class Engines:
         """The eager baseline; fp32."""
         return self._once(
             ("eager", "fp32", num_threads),
-            lambda: EagerDecoder(self.shape.weights.extract(self.shape.config), num_threads),
+            lambda: EagerDecoder(self.shape.stored(), num_threads),
         )
 
     def _once(self, key: tuple[str, Precision, int], make: Callable[[], Decoder]) -> Decoder:
@@ -127,7 +134,7 @@ class Engines:
         """The shape as a CTranslate2 model, converted on the first call."""
         folder = self._folder / self.shape.name
         if not folder.exists():
-            write_model(self.shape.weights.extract(self.shape.config), self.shape.vocabulary, folder)
+            write_model(self.shape.stored(), self.shape.stock.vocabulary, folder)
         return folder
 
 

@@ -13,9 +13,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from benchmarks.decode_engines import Precision
 from dynhat_runtime.model.elastic import Linear
 from dynhat_runtime.model.sub_transformer import SubTransformer
+from dynhat_runtime.operating_point import Precision
 
 BYTES_PER_FP32 = 4
 MATRIX_SIZE = 768

@@ -16,9 +16,10 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from benchmarks.decode_engines import PRECISIONS, Absent, Decoder, Engines, Precision
+from benchmarks.decode_engines import PRECISIONS, Absent, Decoder, Engines
 from benchmarks.decode_floor import Roof, Work
 from benchmarks.figures import BenchmarkError
+from dynhat_runtime.operating_point import Precision
 
 SETTLE_S = 0.02
 """Pause between turns at more than one thread: the other engine's threads look for work a while before they sleep."""
@@ -207,7 +208,7 @@ def measure_row(case: Case, engines: Engines, roof: Roof, effort: Effort) -> Row
     pause_s = SETTLE_S if case.threads > 1 else 0.0
     times_ms = take_turns(runs, effort, {"eager": num_eager_rounds}, pause_s)
     is_comparable = case.precision == "fp32" and case.beam == 1 and "ours" in said
-    work = Work.of(engines.shape.laid_out.extract(engines.shape.config), case.precision)
+    work = Work.of(engines.shape.stored(), case.precision)
     floor = roof.floor(work, case.precision, case.threads, case.num_tokens)
     return _row(
         case,

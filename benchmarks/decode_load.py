@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 import statistics
 import tempfile
@@ -14,7 +15,7 @@ from typing import Any
 
 import torch
 
-from benchmarks.decode_engines import COMPUTE_TYPES, LENGTH_PENALTY, PRECISIONS, Absent, Engines, Precision
+from benchmarks.decode_engines import COMPUTE_TYPES, LENGTH_PENALTY, PRECISIONS, Absent, Engines
 from benchmarks.decode_latency import Effort, take_turns
 from benchmarks.decode_shapes import Shape, Shapes
 from benchmarks.figures import Aim, BenchmarkError, Figure, Result, Summary, Task
@@ -22,15 +23,16 @@ from benchmarks.sentences import SENTENCES, sentences_of_30_words
 from dynhat_runtime.decoding.translator import Translator
 from dynhat_runtime.engine import ActivePoint, TranslationEngine
 from dynhat_runtime.model.checkpoint import Bundle
-from dynhat_runtime.model.threads import DECODING_THREADS
+from dynhat_runtime.model.decodable import cut_out
 from dynhat_runtime.offline.profile import busy_neighbours
+from dynhat_runtime.operating_point import Precision
 
 NUM_CLIENTS = 8
 BATCH_SIZE = 32
 """Sentences that CTranslate2 decodes at once, sorted by length as it does."""
 BEAMS = (1, 4)
 PATIENCE_S = 300.0
-THROUGHPUT = Effort(num_rounds=7, row_s=40.0, num_eager_rounds=0)
+THROUGHPUT = Effort(num_rounds=7, row_s=10.0, num_eager_rounds=0)
 THROUGHPUT_QUICK = Effort(num_rounds=2, row_s=4.0, num_eager_rounds=0)
 CONTENTION = Effort(num_rounds=15, row_s=12.0, num_eager_rounds=0)
 CONTENTION_QUICK = Effort(num_rounds=3, row_s=2.0, num_eager_rounds=0)
@@ -52,62 +54,69 @@ def measure_throughput(task: Task) -> Result:
     shapes = Shapes(bundle)
     effort = THROUGHPUT_QUICK if task.is_quick else THROUGHPUT
     sentences = [*SENTENCES, *sentences_of_30_words()[:16]][:: 3 if task.is_quick else 1]
+    num_threads = range(1, 2 if task.is_quick else 1 + min(2, len(os.sched_getaffinity(0))))
     figures: list[Figure] = []
     with tempfile.TemporaryDirectory(prefix="dynhat-decode-") as folder:
         for name in dict.fromkeys((shapes.shipped_names[0], shapes.shipped_names[-1])):
-            for beam in BEAMS:
-                task.tell(f"{name}, beam {beam}: {NUM_CLIENTS} clients, {len(sentences)} sentences")
-                figures += _throughput_of(bundle, shapes[name], Path(folder), beam, sentences, effort)
+            engines = Engines(shapes[name], Path(folder))
+            for beam, threads, precision in itertools.product(BEAMS, num_threads, PRECISIONS):
+                task.tell(f"{name}, beam {beam}, {threads} threads, {precision}: {len(sentences)} sentences")
+                figures += _throughput_of(bundle, engines, (beam, threads, precision), sentences, effort)
     return Result(
         name="throughput",
         title=f"Throughput with {NUM_CLIENTS} clients",
         how=(
-            f"{len(sentences)} sentences of 4 to 33 words, outputs as long as the model makes them, {DECODING_THREADS} "
-            f"thread of either engine. Ours: the daemon's engine, to which {NUM_CLIENTS} clients submit one text "
-            f"after the other, pieces and text included. CTranslate2: `translate_batch` given all sentences as pieces "
-            f"at once, {BATCH_SIZE} in a batch. In turns, after a warm-up of each."
+            f"{len(sentences)} sentences of 4 to 33 words, outputs as long as the model makes them. Ours: the daemon's "
+            f"engine, to which {NUM_CLIENTS} clients submit one text after the other, pieces and text included. "
+            f"CTranslate2: `translate_batch` given all sentences as pieces at once, {BATCH_SIZE} in a batch. In turns, "
+            "after a warm-up of each."
         ),
         figures=tuple(figures),
-        notes=("Our engine serves fp32; CTranslate2's int8 stands beside it without an aim.",),
     )
 
 
 def _throughput_of(
-    bundle: Bundle, shape: Shape, folder: Path, beam: int, sentences: Sequence[str], effort: Effort
+    bundle: Bundle,
+    engines: Engines,
+    how: tuple[int, int, Precision],
+    sentences: Sequence[str],
+    effort: Effort,
 ) -> list[Figure]:
+    """Figures of one beam size, number of threads and precision; none where our engine lacks the precision."""
+    beam, threads, precision = how
+    if isinstance(engines.ours(precision, threads), Absent):
+        return []
     translator = Translator.of_bundle(bundle)
     pieces = translator.tokenizer.src_pieces()
     sources = [[pieces[i] for i in translator.tokenizer.encode(sentence)] for sentence in sentences]
     longest = max(translator.limits.max_tgt_tokens(len(source) + 1) for source in sources)
-    engines = Engines(shape, folder)
-    with _engine(bundle, shape, translator, beam) as engine:
-        runs: dict[str, Callable[[], object]] = {"ours": lambda: _serve_clients(engine, sentences)}
-        for precision in PRECISIONS:
-            runs[precision] = _batch(engines.model_folder(), precision, sources, beam, longest)
+    with _engine(bundle, engines.shape, translator, how) as engine:
+        runs: dict[str, Callable[[], object]] = {
+            "ours": lambda: _serve_clients(engine, sentences),
+            "CTranslate2": _batch(engines.model_folder(), how, sources, longest),
+        }
         for run in runs.values():
             run()
         times_ms = take_turns(runs, effort, {}, 0.0)
-    label = f"{shape.name}, beam {beam}"
+    label = f"{engines.shape.name}, beam {beam}, {threads} threads, {precision}"
     per_s = {name: [len(sentences) / ms * 1e3 for ms in samples] for name, samples in times_ms.items()}
-    names = {"ours": "ours, fp32"}
-    names.update({one: f"CTranslate2, {COMPUTE_TYPES[one]}" for one in PRECISIONS})
-    figures = [
-        Figure(f"{label}: {names[name]}", "sentences/s", Summary.of(rates)) for name, rates in per_s.items()
+    ratio = Summary.ratio(times_ms["ours"], times_ms["CTranslate2"])
+    return [
+        *(Figure(f"{label}: {name}", "sentences/s", Summary.of(rates)) for name, rates in per_s.items()),
+        Figure(f"{label}: time of ours / CTranslate2's", "x", ratio, (Aim("median", 1.0),)),
     ]
-    ratio = Summary.ratio(times_ms["ours"], times_ms["fp32"])
-    figures.append(
-        Figure(f"{label}: time of ours / CTranslate2's float32", "x", ratio, (Aim("median", 1.0),))
-    )
-    return figures
 
 
 @contextmanager
-def _engine(bundle: Bundle, shape: Shape, translator: Translator, beam: int) -> Iterator[TranslationEngine]:
+def _engine(
+    bundle: Bundle, shape: Shape, translator: Translator, how: tuple[int, int, Precision]
+) -> Iterator[TranslationEngine]:
     """The engine as the daemon runs it, with one point."""
+    beam, threads, precision = how
     table = bundle.table()
     engine = TranslationEngine(
         translator,
-        [ActivePoint(shape.name, shape.laid_out.extract(shape.config))],
+        [ActivePoint(shape.name, cut_out(shape.stock.prepared(precision), shape.config, threads))],
         table.model_copy(update={"points": (table[shape.name],)}),
         (bundle.src_lang, bundle.tgt_lang),
         beam_size=beam,
@@ -145,13 +154,14 @@ def _serve_clients(engine: TranslationEngine, sentences: Sequence[str]) -> None:
 
 
 def _batch(
-    folder: Path, precision: Precision, sources: list[list[str]], beam: int, longest: int
+    folder: Path, how: tuple[int, int, Precision], sources: list[list[str]], longest: int
 ) -> Callable[[], object]:
     """CTranslate2's batch translation of all sources."""
     import ctranslate2
 
+    beam, threads, precision = how
     translator: Any = ctranslate2.Translator(
-        str(folder), compute_type=COMPUTE_TYPES[precision], inter_threads=1, intra_threads=DECODING_THREADS
+        str(folder), compute_type=COMPUTE_TYPES[precision], inter_threads=1, intra_threads=threads
     )
     return lambda: translator.translate_batch(
         sources,

@@ -17,9 +17,12 @@ from dynhat_runtime.decoding.tokenizer import EOS_ID, UNK_ID, tokenizer_of
 from dynhat_runtime.design_space import SubTransformerConfig
 from dynhat_runtime.design_space_presets import preset
 from dynhat_runtime.model.checkpoint import Bundle
+from dynhat_runtime.model.decodable import DecodableSuper, for_decoding
+from dynhat_runtime.model.sub_transformer import SubTransformer
 from dynhat_runtime.model.super_transformer import SuperTransformer, SuperTransformerSpec
 from dynhat_runtime.offline.export_ctranslate2 import Vocabulary, why_not
 from dynhat_runtime.offline.profile import NamedConfig
+from dynhat_runtime.operating_point import Precision
 
 PAPER_SPACE = "paper-wmt14-ende"
 PAPER_VOCABULARY = 32_000
@@ -56,39 +59,50 @@ class NumberedPieces:
         return self._pieces
 
 
-@dataclass(frozen=True)
+class Stock:
+    """One SuperTransformer, as it is stored and as it is served in each precision, made when first asked for.
+
+    Args:
+        weights: As stored.
+        vocabulary: Names of its tokens.
+        text_ids: Tokens to make sources of.
+    """
+
+    def __init__(self, weights: SuperTransformer, vocabulary: Vocabulary, text_ids: Sequence[int]) -> None:
+        self.weights, self.vocabulary, self.text_ids = weights, vocabulary, text_ids
+        self._prepared: dict[Precision, DecodableSuper] = {}
+
+    def prepared(self, precision: Precision) -> DecodableSuper:
+        """As it is served.
+
+        Raises:
+            NativeUnavailableError: This machine has only PyTorch to decode with, and that has no such precision.
+        """
+        if precision not in self._prepared:
+            self._prepared[precision] = for_decoding(self.weights, precision)
+        return self._prepared[precision]
+
+
+@dataclass(frozen=True, slots=True)
 class Shape:
     """One architecture to decode with.
 
     Attributes:
         name: An operating point's id, or one of `PAPER_POINTS`.
-        weights: The SuperTransformer it is cut out of, as it is stored.
-        laid_out: The same, as decoding reads it.
-        vocabulary: Names of its tokens.
-        text_ids: Tokens to make sources of.
+        stock: What it is cut out of.
     """
 
     name: str
     config: SubTransformerConfig
-    weights: SuperTransformer
-    laid_out: SuperTransformer
-    vocabulary: Vocabulary
-    text_ids: Sequence[int]
-    is_paper_size: bool
+    stock: Stock
+
+    def stored(self) -> SubTransformer:
+        """Cut out of the weights as they are stored."""
+        return self.stock.weights.extract(self.config)
 
     def source(self, num_tokens: int) -> list[int]:
         """Ids of a sentence of `num_tokens` tokens, eos included."""
-        return [*self.text_ids[: num_tokens - 1], EOS_ID]
-
-
-@dataclass(frozen=True)
-class _Stock:
-    """What shapes of one SuperTransformer share."""
-
-    weights: SuperTransformer
-    laid_out: SuperTransformer
-    vocabulary: Vocabulary
-    text_ids: Sequence[int]
+        return [*self.stock.text_ids[: num_tokens - 1], EOS_ID]
 
 
 class Shapes:
@@ -123,11 +137,10 @@ class Shapes:
             BenchmarkError: There is none.
         """
         if name in self._points and name not in self.not_compared:
-            return self._cut(name, self._points[name], self._shipped, is_paper_size=False)
+            return Shape(name, self._points[name], self._shipped)
         for point in PAPER_POINTS:
             if point.id == name:
-                config = point.config(preset(PAPER_SPACE))
-                return self._cut(name, config, self._paper_size, is_paper_size=True)
+                return Shape(name, point.config(preset(PAPER_SPACE)), self._paper_size)
         reason = self.not_compared.get(name)
         raise BenchmarkError(
             f"shape {name!r}: CTranslate2 cannot express it: {reason}"
@@ -135,20 +148,14 @@ class Shapes:
             else f"no shape {name!r}: choose among {', '.join(self.names)}"
         )
 
-    @staticmethod
-    def _cut(name: str, config: SubTransformerConfig, stock: _Stock, *, is_paper_size: bool) -> Shape:
-        return Shape(
-            name, config, stock.weights, stock.laid_out, stock.vocabulary, stock.text_ids, is_paper_size
-        )
-
     @functools.cached_property
-    def _shipped(self) -> _Stock:
+    def _shipped(self) -> Stock:
         weights, tokenizer = self._bundle.super_transformer(), tokenizer_of(self._bundle)
         ids = [i for text in sentences_of_30_words()[:5] for i in tokenizer.encode(text)]
-        return _Stock(weights, weights.laid_out_for_decoding(), tokenizer, ids)
+        return Stock(weights, tokenizer, ids)
 
     @functools.cached_property
-    def _paper_size(self) -> _Stock:
+    def _paper_size(self) -> Stock:
         spec = SuperTransformerSpec(
             design_space=preset(PAPER_SPACE),
             src_vocab_size=PAPER_VOCABULARY,
@@ -157,4 +164,4 @@ class Shapes:
         weights = SuperTransformer.random(spec, SEED)
         chance = random.Random(SEED)
         ids = [chance.randrange(UNK_ID + 1, PAPER_VOCABULARY) for _ in range(LONGEST_SOURCE)]
-        return _Stock(weights, weights.laid_out_for_decoding(), NumberedPieces(PAPER_VOCABULARY), ids)
+        return Stock(weights, NumberedPieces(PAPER_VOCABULARY), ids)

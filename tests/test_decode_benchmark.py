@@ -16,9 +16,10 @@ from benchmarks.decode_engines import Absent, Engines, OurDecoder
 from benchmarks.decode_floor import Floor, Roof, Work
 from benchmarks.decode_latency import Case, Effort, Row, RowFile, Spread, all_cases, measure_rows, take_turns
 from benchmarks.decode_report import Found, found_as_json, found_as_markdown
-from benchmarks.decode_shapes import Shape, Shapes
+from benchmarks.decode_shapes import Shape, Shapes, Stock
 from benchmarks.eager_baseline import EagerDecoder
 from benchmarks.figures import BenchmarkError
+from dynhat_runtime.errors import NativeUnavailableError
 from dynhat_runtime.model.checkpoint import Bundle
 from dynhat_runtime.model.super_transformer import SuperTransformer
 from tests.test_benchmarks import ENVIRONMENT, ROOT, result
@@ -38,10 +39,10 @@ def lively(shape: Shape) -> Shape:
     generator = torch.Generator().manual_seed(3)
     weights = {
         name: weight + 0.3 * torch.randn(weight.shape, generator=generator) / weight.shape[-1] ** 0.5
-        for name, weight in shape.weights.weights.items()
+        for name, weight in shape.stock.weights.weights.items()
     }
-    model = SuperTransformer(shape.weights.spec, weights)
-    return dataclasses.replace(shape, weights=model, laid_out=model.laid_out_for_decoding())
+    model = SuperTransformer(shape.stock.weights.spec, weights)
+    return dataclasses.replace(shape, stock=Stock(model, shape.stock.vocabulary, shape.stock.text_ids))
 
 
 def row(**changes: object) -> Row:
@@ -62,7 +63,7 @@ def absent_row() -> Row:
     nothing = ("ours_ms", "ours_low_ms", "ours_high_ms", "ratio_to_ctranslate2", "ratio_low", "ratio_high")
     return row(
         precision="int8", **dict.fromkeys((*nothing, "times_floor", "eager_ms", "ratio_to_eager")),
-        has_equal_output=None, why_not="our engine has no int8 yet",
+        has_equal_output=None, why_not="int8: nothing is compiled",
     )  # fmt: skip
 
 
@@ -114,8 +115,8 @@ def test_point_that_ctranslate2_cannot_express(tiny_bundle: Bundle) -> None:
 def test_eager_baseline_says_the_same(shapes: Shapes, name: str, beam: int) -> None:
     """The baseline finds what our search finds, in exactly the steps asked for."""
     shape = lively(shapes[name])
-    ours = OurDecoder(shape, 1)
-    eager = EagerDecoder(shape.weights.extract(shape.config), 1)
+    ours = OurDecoder(shape.stock.prepared("fp32").extract(shape.config), 1)
+    eager = EagerDecoder(shape.stored(), 1)
     for num_steps in (1, 9, 20):
         said = ours.decode(shape.source(14), num_steps, beam)
         assert len(said) == num_steps
@@ -148,7 +149,7 @@ def test_without_ctranslate2(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_work_of_a_step(shapes: Shapes) -> None:
     """A step reads every decoder matrix but cross-attention's keys and values, its biases and norms, and the output."""
-    sub = shapes["small"].laid_out.extract(shapes["small"].config)
+    sub = shapes["small"].stored()
     width, qkv, ffn, vocab = 16, 16, 16, sub.output.weight_OI.shape[0]
     matrices = width * (3 * qkv) + qkv * width + width * qkv + qkv * width + 2 * width * ffn + vocab * width
     rows = 3 * qkv + width + qkv + width + ffn + width
@@ -159,7 +160,7 @@ def test_work_of_a_step(shapes: Shapes) -> None:
 
 def test_work_of_the_encoder(shapes: Shapes) -> None:
     """The encoder's operations grow with the tokens and, in attention, with their square."""
-    sub = shapes["small"].laid_out.extract(shapes["small"].config)
+    sub = shapes["small"].stored()
     layer = 16 * 48 + 16 * 16 + 2 * 16 * 16
     work = Work.of(sub, "fp32")
     assert work.encoder_flops(1) == 2 * (2 * layer + 16 * 32) + 2 * 4 * 16
@@ -204,9 +205,17 @@ def test_spread() -> None:
 # --- rows ---
 
 
-def test_rows_of_both_precisions(shapes: Shapes, tmp_path: Path) -> None:
+def test_rows_of_both_precisions(
+    tiny_bundle: Bundle, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """A row has ratio, floor and baseline; a precision we lack is null with the reason."""
     pytest.importorskip("ctranslate2")
+
+    def unavailable() -> None:
+        raise NativeUnavailableError("nothing is compiled")
+
+    monkeypatch.setattr("dynhat_runtime.model.decodable.load", unavailable)
+    shapes = Shapes(tiny_bundle)
     cases = all_cases(["small"], [10], [4], [1])
     rows = list(measure_rows(cases, lambda name: Engines(shapes[name], tmp_path), Roof(0.0), EFFORT))
     assert [found.case for found in rows] == cases
@@ -218,7 +227,7 @@ def test_rows_of_both_precisions(shapes: Shapes, tmp_path: Path) -> None:
     assert fp32.times_floor == fp32.ours_ms / fp32.floor_ms
     assert fp32.why_not is None
     assert (int8.ours_ms, int8.ratio_to_ctranslate2, int8.times_floor) == (None, None, None)
-    assert int8.why_not == "our engine has no int8 yet"
+    assert int8.why_not == "int8: nothing is compiled"
     assert int8.ctranslate2_ms > 0
 
 
@@ -288,7 +297,7 @@ def test_markdown_tells_ratios_floors_and_what_is_missing() -> None:
         "| 30 | 1 | 1 | fp32 | 8.0 ms | 16.0 ms | 0.50 [0.45 – 0.55] | 3 | 4.0 ms | 2.00 | 4.00 | 80.0 ms | 0.10 |",
         "| 30 | 1 | 1 | int8 | – | 16.0 ms | – | 3 | 4.0 ms | – | 4.00 | – | – |",
         "| l1 | 30 | 1 | 8.0 ms (fp32, 1 thread) | 16.0 ms (fp32, 1 thread) | 0.50 | 0.10 |",
-        "Rows without our time: our engine has no int8 yet.",
+        "Rows without our time: int8: nothing is compiled.",
         "Not compared: l2: CTranslate2 cannot express it: layer 2 has 4 heads.",
         "were the same in both engines in 3 of 3 rows",
         "## A made-up benchmark",
