@@ -13,9 +13,10 @@ import torch
 
 from dynhat_runtime.decoding.beam_search import BeamOptions, beam_search
 from dynhat_runtime.errors import NativeUnavailableError
-from dynhat_runtime.model import decodable
+from dynhat_runtime.model.checkpoint import Bundle
 from dynhat_runtime.model.decodable import for_decoding, points_for_decoding
-from dynhat_runtime.model.native_network import NativeSuperTransformer
+from dynhat_runtime.model.native_network import NativeSubTransformer, NativeSuperTransformer
+from dynhat_runtime.model.sub_transformer import SubTransformer
 from dynhat_runtime.model.super_transformer import SuperTransformer
 from dynhat_runtime.native import build as building
 from dynhat_runtime.native import library
@@ -23,7 +24,6 @@ from dynhat_runtime.native.build import BASELINE, SOURCES, BuildError, build, fi
 from dynhat_runtime.native.library import Library
 from tests.golden import hat_configs, tiny_super_transformer
 from tests.native_library import native_library
-from tests.tiny_bundle import TINY_TABLE_POINTS
 
 SELFTEST = Path(__file__).parent / "native_selftest.cpp"
 ARM_COMPILER, ARM_EMULATOR = "aarch64-linux-gnu-g++", "qemu-aarch64-static"
@@ -33,7 +33,9 @@ def test_no_compiler(monkeypatch: pytest.MonkeyPatch) -> None:
     """Without a compiler the message says what to install and what to run then."""
     monkeypatch.setenv("PATH", "")
     monkeypatch.delenv("CXX", raising=False)
-    with pytest.raises(BuildError, match=r"no C\+\+ compiler found: install .* -m dynhat_runtime.native.build"):
+    with pytest.raises(
+        BuildError, match=r"no C\+\+ compiler found: install .* -m dynhat_runtime.native.build"
+    ):
         find_compiler()
 
 
@@ -55,7 +57,6 @@ def no_library(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     """The native decoder was not built."""
     monkeypatch.setattr(building, "FOLDER", tmp_path)
     library.load.cache_clear()
-    monkeypatch.setattr(decodable, "load", library.load)
 
 
 @pytest.fixture
@@ -74,6 +75,27 @@ def test_falls_back(tiny: SuperTransformer, caplog: pytest.LogCaptureFixture) ->
     assert "python -m dynhat_runtime.native.build" in record.getMessage()
     with pytest.raises(NativeUnavailableError):
         for_decoding(tiny, "int8")
+
+
+@pytest.mark.usefixtures("no_library")
+def test_points_fall_back(tiny_bundle: Bundle) -> None:
+    """Without the library every point of a table is served by PyTorch, int8 or not."""
+    points = [point.model_copy(update={"precision": "int8"}) for point in tiny_bundle.table()]
+    subs = points_for_decoding(tiny_bundle.super_transformer(), points)
+    assert subs.keys() == {point.id for point in points}
+    assert all(isinstance(sub, SubTransformer) for sub in subs.values())
+
+
+def test_points_get_what_they_name(tiny_bundle: Bundle) -> None:
+    """Points of one table are served with the precision and threads each names; points of a precision share it."""
+    native_library()
+    first, *others = tiny_bundle.table()
+    points = [first.model_copy(update={"precision": "int8", "num_threads": 2}), *others]
+    subs = points_for_decoding(tiny_bundle.super_transformer(), points)
+    networks = [sub._point.network for sub in subs.values() if isinstance(sub, NativeSubTransformer)]
+    assert [network.output.is_int8 for network in networks] == [1] + [0] * len(others)
+    assert [network.num_threads for network in networks] == [2] + [1] * len(others)
+    assert len({network.output.panels for network in networks}) == 2
 
 
 def test_other_sources(monkeypatch: pytest.MonkeyPatch) -> None:
