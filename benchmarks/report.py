@@ -123,7 +123,7 @@ def as_markdown(environment: Environment, command: str, results: Sequence[Result
         "\n".join(environment_lines(environment)),
         f"Reproduce with:\n\n    {command}",
         "p99 is given from 100 samples on; a ratio is one of medians, and its spread the widest the samples allow.",
-        *(_section(result) for result in results),
+        *(section(result) for result in results),
     ]
     return "\n\n".join(parts) + "\n"
 
@@ -145,7 +145,8 @@ def environment_lines(environment: Environment) -> list[str]:
     ]
 
 
-def _section(result: Result) -> str:
+def section(result: Result) -> str:
+    """One benchmark's part of a report."""
     rows = ["| figure | n | median | p99 | min – max | aim | met |", "|---|--:|--:|--:|--:|---|---|"]
     rows += [_row(figure) for figure in result.figures]
     parts = [f"## {result.title}", result.how, "\n".join(rows)]

@@ -159,12 +159,17 @@ def _rules(settings: Settings, budget_ms: float) -> GovernorRules:
     )
 
 
-def run(settings: Settings, build: Callable[[Settings], Runtime] = build_runtime) -> int:
+def run(
+    settings: Settings,
+    build: Callable[[Settings], Runtime] = build_runtime,
+    on_ready: Callable[[], None] = lambda: None,
+) -> int:
     """Serve until told to stop; the process exit status.
 
     Args:
         settings: What the operator chose.
         build: Makes what is served; tests bring their own.
+        on_ready: Hears once that everything is loaded.
 
     Raises:
         DynhatError: The daemon could not start; its message says what to do.
@@ -175,7 +180,7 @@ def run(settings: Settings, build: Callable[[Settings], Runtime] = build_runtime
         stream=sys.stderr, level=settings.log_level.upper(), format="%(asctime)s %(levelname)s %(message)s"
     )
     logging.getLogger("uvicorn").setLevel(max(logging.WARNING, logging.getLogger().level))
-    asyncio.run(_Daemon(settings, listener, build).serve())
+    asyncio.run(_Daemon(settings, listener, build, on_ready).serve())
     return 0
 
 
@@ -245,11 +250,16 @@ class _Daemon:
     """One run from the open socket to the closed one."""
 
     def __init__(
-        self, settings: Settings, listener: socket.socket, build: Callable[[Settings], Runtime]
+        self,
+        settings: Settings,
+        listener: socket.socket,
+        build: Callable[[Settings], Runtime],
+        on_ready: Callable[[], None],
     ) -> None:
         self._settings = settings
         self._listener = listener
         self._build = build
+        self._on_ready = on_ready
         self._url = _url(listener)
         self._lifecycle = Lifecycle()
         self._told_to_stop = asyncio.Event()
@@ -306,6 +316,7 @@ class _Daemon:
         """Open for translations."""
         engine = runtime.engine
         self._trace = runtime.trace
+        self._on_ready()
         self._lifecycle.ready(Serving(engine, runtime.control))
         logger.info(
             "ready: %s operating point %s of %d, budget %g ms",

@@ -201,11 +201,22 @@ class OperatingPointTable(BaseModel):
             BundleError: Naming the file and what is wrong with it.
         """
         try:
-            return cls.model_validate_json(path.read_bytes())
+            content = path.read_bytes()
         except OSError as error:
             raise BundleError(
                 f"{path}: cannot be read ({error.strerror}): measure it with 'dynhat profile'"
             ) from error
+        return cls.parse(content, path)
+
+    @classmethod
+    def parse(cls, content: bytes, path: Path) -> OperatingPointTable:
+        """The table that the file `path` holds, of which this is the content.
+
+        Raises:
+            BundleError: Naming the file and what is wrong with it.
+        """
+        try:
+            return cls.model_validate_json(content)
         except ValidationError as error:
             raise BundleError(
                 f"{path}: {first_complaint(error)}: measure it again with 'dynhat profile'"

@@ -70,7 +70,8 @@ def build(settings: Settings) -> daemon.Runtime:
 
 if __name__ == "__main__":
     try:
-        sys.exit(daemon.run(load_settings(command_line=json.loads(sys.argv[2])), build))
+        chosen = load_settings(command_line=json.loads(sys.argv[2]))
+        sys.exit(daemon.run(chosen, build, on_ready=(FOLDER / "heard-ready").touch))
     except DynhatError as error:
         print(f"dynhat: error: {error}", file=sys.stderr)
         sys.exit(error.exit_code)

@@ -46,6 +46,28 @@ def test_opened_is_written(tiny_bundle: Bundle) -> None:
     assert [point.id for point in opened.table()] == ["small", "middle", "large"]
 
 
+def test_what_is_loaded_is_what_was_checked(copy: Path) -> None:
+    """Files that are replaced after the bundle was opened change nothing of what is loaded from it."""
+    opened = Bundle.open(copy)
+    before = opened.super_transformer().weights
+    for name in opened.manifest.files:
+        (copy / name).unlink()
+        (copy / name).write_bytes(b"something else")
+    after = opened.super_transformer().weights
+    assert all(torch.equal(weight, after[name]) for name, weight in before.items())
+    assert opened.training_record() == {"updates": 0}
+    assert [point.id for point in opened.table()] == ["small", "middle", "large"]
+    assert len(opened.text_file(SENTENCEPIECE_MODEL)) == opened.manifest.files[SENTENCEPIECE_MODEL].size_bytes
+
+
+def test_loaded_weights_are_not_the_files(copy: Path) -> None:
+    """Loaded weights live in memory of their own: changing them changes neither the file nor the next load."""
+    opened = Bundle.open(copy)
+    opened.super_transformer().weights["encoder.embedding"].zero_()
+    assert opened.super_transformer().weights["encoder.embedding"].abs().sum() > 0
+    Bundle.open(copy)
+
+
 @pytest.mark.parametrize(
     "name", [MANIFEST, MODEL, WEIGHTS, SENTENCEPIECE_MODEL, TRAINING_RECORD, "tables/made-up.json"]
 )
@@ -123,9 +145,8 @@ def test_no_table_yet(tiny_bundle: Bundle) -> None:
     files = {
         name: record for name, record in tiny_bundle.manifest.files.items() if not name.startswith("tables")
     }
-    bare = Bundle(
-        tiny_bundle.path, tiny_bundle.manifest.model_copy(update={"files": files}), tiny_bundle.spec
-    )
+    manifest = tiny_bundle.manifest.model_copy(update={"files": files})
+    bare = Bundle(tiny_bundle.path, manifest, tiny_bundle.spec, tiny_bundle.contents)
     with pytest.raises(BundleError, match=r"no operating points yet.*dynhat profile --points"):
         bare.table()
 

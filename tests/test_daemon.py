@@ -149,8 +149,10 @@ def test_from_loading_to_gone(start: Callable[..., Process]) -> None:
     process = start("go")
     assert process.get("/health") == (503, {"status": "loading"})
     assert process.translate("a")[0] == 503
+    assert not (process.folder / "heard-ready").exists()
     process.touch("load")
     line = process.line("ready: ")
+    assert (process.folder / "heard-ready").exists()
     assert line.endswith(f"ready: {process.url} operating point p1 of 3, budget 35 ms")
     assert process.get("/health") == (200, {"status": "ok"})
     assert process.translate("a") == (200, {"translatedText": "A"})

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Annotated, BinaryIO
 
 import typer
 
+from dynhat_runtime import startup
 from dynhat_runtime.cli.root import (
     DEFAULT_URL,
     BundleOption,
@@ -65,8 +66,6 @@ def serve(
       curl -H 'Content-Type: application/json' \\
         -d '{"q": "Good morning.", "source": "en", "target": "de"}' localhost:5000/translate
     """
-    from dynhat_runtime.settings import load_settings
-
     command_line = {
         "host": host,
         "port": port,
@@ -76,10 +75,13 @@ def serve(
         "policy": policy,
         "log_level": log_level,
     }
-    settings = load_settings(config, command_line)
-    from dynhat_runtime.daemon import run
+    with startup.loading() as loaded:
+        from dynhat_runtime.settings import load_settings
 
-    raise typer.Exit(run(settings))
+        settings = load_settings(config, command_line)
+        from dynhat_runtime.daemon import run
+
+        raise typer.Exit(run(settings, on_ready=loaded))
 
 
 @app.command()
@@ -182,14 +184,15 @@ def translate(
     Example:
       echo 'Good morning.' | dynhat translate --beam 4
     """
-    from dynhat_runtime.engine import TranslationEngine
-    from dynhat_runtime.model.checkpoint import Bundle
+    with startup.loading():
+        from dynhat_runtime.engine import TranslationEngine
+        from dynhat_runtime.model.checkpoint import Bundle
 
-    opened = Bundle.open(bundle_path(bundle))
-    table = _only_point(opened.table(None), point)
-    engine = TranslationEngine.load(
-        opened, table, beam_size=beam, queue_limit_sentences=QUEUE_LIMIT_SENTENCES
-    )
+        opened = Bundle.open(bundle_path(bundle))
+        table = _only_point(opened.table(None), point)
+        engine = TranslationEngine.load(
+            opened, table, beam_size=beam, queue_limit_sentences=QUEUE_LIMIT_SENTENCES
+        )
     engine.start()
     try:
         for translated in translate_lines(engine, sys.stdin.buffer):

@@ -16,19 +16,19 @@ import hashlib
 import json
 import platform
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import torch
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
-from safetensors import SafetensorError
-from safetensors.torch import load, save
+from safetensors.torch import save
 from torch import Tensor
 
 from dynhat_runtime.design_space import DesignSpace
 from dynhat_runtime.errors import BundleError, DesignSpaceError, first_complaint
 from dynhat_runtime.model.super_transformer import SuperTransformer, SuperTransformerSpec
+from dynhat_runtime.model.weights_file import Content, map_file, tensors_of
 from dynhat_runtime.monitor.identity import device_name
 from dynhat_runtime.operating_point import OperatingPointTable
 
@@ -59,7 +59,7 @@ class FileRecord(BaseModel):
     size_bytes: Annotated[int, Field(ge=0)]
 
     @classmethod
-    def of(cls, content: bytes) -> FileRecord:
+    def of(cls, content: Content) -> FileRecord:
         """The record of some content."""
         return cls(sha256=hashlib.sha256(content).hexdigest(), size_bytes=len(content))
 
@@ -83,11 +83,17 @@ class Manifest(BaseModel):
 
 @dataclass(frozen=True, slots=True)
 class Bundle:
-    """An opened bundle: its manifest is read and every file in it has been checked."""
+    """An opened bundle: its manifest is read and every file in it has been checked.
+
+    Attributes:
+        contents: Every file of the manifest as it was when it was checked, read or mapped once: what is loaded is
+            what was hashed.
+    """
 
     path: Path
     manifest: Manifest
     spec: SuperTransformerSpec
+    contents: Mapping[str, Content] = field(repr=False, compare=False)
 
     @property
     def src_lang(self) -> str:
@@ -123,36 +129,31 @@ class Bundle:
         missing = [name for name in required if name not in manifest.files]
         if missing:
             raise BundleError(f"{path / MANIFEST}: lists no {missing[0]}: {REMEDY}")
-        for name, record in manifest.files.items():
-            content = _read(path / name)
-            if len(content) != record.size_bytes:
-                raise BundleError(
-                    f"{path / name}: has {len(content)} bytes, should have {record.size_bytes}: {REMEDY}"
-                )
-            if FileRecord.of(content) != record:
-                raise BundleError(f"{path / name}: was altered (its sha256 is not the manifest's): {REMEDY}")
-        return cls(path, manifest, _parse(SuperTransformerSpec, path / MODEL, _read(path / MODEL)))
+        contents = {name: _checked_content(path / name, record) for name, record in manifest.files.items()}
+        spec = _parse(SuperTransformerSpec, path / MODEL, bytes(contents[MODEL]))
+        return cls(path, manifest, spec, contents)
 
     def super_transformer(self, device: str = "cpu") -> SuperTransformer:
-        """Load the weights into single-precision memory on `device`.
+        """Load the weights into single-precision memory of their own on `device`.
 
         Raises:
             BundleError: The weights file does not hold what `model.json` says.
         """
-        file = self.path / WEIGHTS
         try:
-            weights = load(_read(file))
-        except SafetensorError as error:
-            raise BundleError(f"{file}: no safetensors file ({error}): {REMEDY}") from error
-        return SuperTransformer(self.spec, {name: w.to(device, torch.float32) for name, w in weights.items()})
+            weights = tensors_of(self.contents[WEIGHTS])
+        except ValueError as error:
+            raise BundleError(f"{self.path / WEIGHTS}: no safetensors file ({error}): {REMEDY}") from error
+        return SuperTransformer(
+            self.spec, {name: w.to(device, torch.float32, copy=True) for name, w in weights.items()}
+        )
 
     def text_file(self, name: str) -> bytes:
         """Content of one of the text pipeline's files."""
-        return _read(self.path / name)
+        return bytes(self.contents[name])
 
     def training_record(self) -> dict[str, Any]:
         """What the bundle says of its training."""
-        record = json.loads(_read(self.path / TRAINING_RECORD))
+        record = json.loads(bytes(self.contents[TRAINING_RECORD]))
         assert isinstance(record, dict)
         return record
 
@@ -165,7 +166,7 @@ class Bundle:
             BundleError: There is none, or it was measured on other weights or for another design space.
         """
         if path is not None:
-            return self._checked(path)
+            return self._checked(OperatingPointTable.load(path), path)
         tables = self.tables()
         if not tables:
             raise BundleError(
@@ -181,10 +182,13 @@ class Bundle:
             BundleError: One was measured on other weights or for another design space.
         """
         names = [name for name in sorted(self.manifest.files) if name.startswith(f"{TABLES}/")]
-        return [self._checked(self.path / name) for name in names]
+        paths = [self.path / name for name in names]
+        return [
+            self._checked(OperatingPointTable.parse(bytes(self.contents[name]), path), path)
+            for name, path in zip(names, paths, strict=True)
+        ]
 
-    def _checked(self, path: Path) -> OperatingPointTable:
-        table = OperatingPointTable.load(path)
+    def _checked(self, table: OperatingPointTable, path: Path) -> OperatingPointTable:
         if table.weights_sha256 != self.weights_sha256:
             raise BundleError(
                 f"{path}: was measured on other weights: measure it again with 'dynhat profile --points'"
@@ -203,7 +207,7 @@ class Bundle:
         files = {**self.manifest.files, name: FileRecord.of(content)}
         manifest = self.manifest.model_copy(update={"files": files})
         _write_all(self.path, {name: content, MANIFEST: _manifest_json(manifest)})
-        return Bundle(self.path, manifest, self.spec)
+        return Bundle(self.path, manifest, self.spec, {**self.contents, name: content})
 
 
 def write_bundle(
@@ -248,7 +252,7 @@ def write_bundle(
     for old in (path / TABLES).glob("*.json"):
         old.unlink()
     _write_all(path, {**contents, MANIFEST: _manifest_json(manifest)})
-    return Bundle(path, manifest, spec)
+    return Bundle(path, manifest, spec, contents)
 
 
 def shipped_bundle_path(name: str = "en-de") -> Path:
@@ -275,6 +279,24 @@ def _read(path: Path) -> bytes:
         return path.read_bytes()
     except OSError as error:
         raise BundleError(f"{path}: cannot be read ({error.strerror}): {REMEDY}") from error
+
+
+def _checked_content(path: Path, record: FileRecord) -> Content:
+    """A file that is what its record says; weights are mapped, everything else is read.
+
+    Raises:
+        BundleError: It is missing, truncated or altered.
+    """
+    content: Content
+    try:
+        content = map_file(path) if path.name == WEIGHTS and path.stat().st_size > 0 else path.read_bytes()
+    except OSError as error:
+        raise BundleError(f"{path}: cannot be read ({error.strerror}): {REMEDY}") from error
+    if len(content) != record.size_bytes:
+        raise BundleError(f"{path}: has {len(content)} bytes, should have {record.size_bytes}: {REMEDY}")
+    if FileRecord.of(content) != record:
+        raise BundleError(f"{path}: was altered (its sha256 is not the manifest's): {REMEDY}")
+    return content
 
 
 def _write_all(folder: Path, contents: Mapping[str, bytes]) -> None:

@@ -13,11 +13,11 @@ Two rules of our search are the caller's to set when translating with the result
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 from torch import Tensor
 
-from dynhat_runtime.decoding.tokenizer import BOS_ID, EOS_ID, UNK_ID, Tokenizer, tokenizer_of
+from dynhat_runtime.decoding.tokenizer import BOS_ID, EOS_ID, UNK_ID, tokenizer_of
 from dynhat_runtime.design_space import SubTransformerConfig
 from dynhat_runtime.errors import DesignSpaceError, SettingsError
 from dynhat_runtime.model.attention import CrossAttention, SelfAttention
@@ -29,6 +29,16 @@ from dynhat_runtime.model.sub_transformer import SubTransformer
 QUANTIZATIONS = (
     "float32", "float16", "bfloat16", "int8", "int8_float32", "int8_float16", "int8_bfloat16", "int16",
 )  # fmt: skip
+
+
+class Vocabulary(Protocol):
+    """What tokens are called; every tokenizer knows it."""
+
+    def src_pieces(self) -> list[str]:
+        """Source tokens by id."""
+
+    def tgt_pieces(self) -> list[str]:
+        """Target tokens by id."""
 
 
 def export_point(bundle_path: Path, point_id: str, out: Path, quantization: str = "float32") -> Path:
@@ -82,7 +92,9 @@ def why_not(config: SubTransformerConfig) -> str | None:
     return None
 
 
-def write_model(sub: SubTransformer, tokenizer: Tokenizer, out: Path, quantization: str = "float32") -> None:
+def write_model(
+    sub: SubTransformer, vocabulary: Vocabulary, out: Path, quantization: str = "float32"
+) -> None:
     """Write a SubTransformer that CTranslate2 can express (`why_not`) into the new folder `out`.
 
     Raises:
@@ -94,7 +106,7 @@ def write_model(sub: SubTransformer, tokenizer: Tokenizer, out: Path, quantizati
         )
     if out.exists():
         raise SettingsError(f"{out}: exists already: give --out a folder that does not")
-    spec = _spec_of(sub, tokenizer)
+    spec = _spec_of(sub, vocabulary)
     spec.validate()
     spec.optimize(quantization=quantization)
     try:
@@ -106,7 +118,7 @@ def write_model(sub: SubTransformer, tokenizer: Tokenizer, out: Path, quantizati
         ) from error
 
 
-def _spec_of(sub: SubTransformer, tokenizer: Tokenizer) -> Any:
+def _spec_of(sub: SubTransformer, vocabulary: Vocabulary) -> Any:
     try:
         from ctranslate2.specs import transformer_spec
     except ImportError:
@@ -137,14 +149,14 @@ def _spec_of(sub: SubTransformer, tokenizer: Tokenizer) -> Any:
         _set_norm(decoder.layer_norm, sub.decoder_norm)
     _set_linear(decoder.projection, sub.output)
     spec = transformer_spec.TransformerSpec(encoder, decoder)
-    _set_vocabularies(spec, tokenizer)
+    _set_vocabularies(spec, vocabulary)
     return spec
 
 
-def _set_vocabularies(spec: Any, tokenizer: Tokenizer) -> None:
+def _set_vocabularies(spec: Any, vocabulary: Vocabulary) -> None:
     """Our pieces by id; sources end in eos and targets begin with it."""
-    pieces = tokenizer.tgt_pieces()
-    spec.register_source_vocabulary(tokenizer.src_pieces())
+    pieces = vocabulary.tgt_pieces()
+    spec.register_source_vocabulary(vocabulary.src_pieces())
     spec.register_target_vocabulary(pieces)
     spec.config.bos_token, spec.config.eos_token = pieces[BOS_ID], pieces[EOS_ID]
     spec.config.unk_token, spec.config.decoder_start_token = pieces[UNK_ID], pieces[EOS_ID]

@@ -249,7 +249,7 @@ def _write(out: Path, contents: Mapping[str, Any]) -> Bundle:
         ) from error
     finally:
         shutil.rmtree(partial, ignore_errors=True)
-    return Bundle(out, bundle.manifest, bundle.spec)
+    return Bundle(out, bundle.manifest, bundle.spec, bundle.contents)
 
 
 def _move(partial: Path, out: Path, bundle: Bundle) -> None:

@@ -1,0 +1,85 @@
+"""Tensors viewed in a safetensors file."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import save
+
+from dynhat_runtime.model.weights_file import map_file, tensors_of
+
+TENSORS = {
+    "half": torch.arange(6, dtype=torch.float16).view(2, 3),
+    "single": torch.linspace(-1, 1, 5),
+    "scalar": torch.tensor(3.5, dtype=torch.float64),
+    "nothing": torch.zeros(0, 4),
+}
+
+
+def with_header(header: object) -> bytes:
+    """A file of this header and eight bytes of data."""
+    text = json.dumps(header).encode()
+    return len(text).to_bytes(8, "little") + text + b"\0" * 8
+
+
+@pytest.mark.parametrize("is_mapped", [True, False])
+def test_what_the_library_writes(tmp_path: Path, is_mapped: bool) -> None:
+    """Names, types, shapes and values are those that were written, from a mapped file or from bytes."""
+    path = tmp_path / "weights"
+    path.write_bytes(save(TENSORS, {"written": "by a test"}))
+    found = tensors_of(map_file(path) if is_mapped else path.read_bytes())
+    assert found.keys() == TENSORS.keys()
+    for name, tensor in TENSORS.items():
+        assert found[name].dtype == tensor.dtype
+        assert torch.equal(found[name], tensor)
+
+
+def test_tensors_outlive_the_map(tmp_path: Path) -> None:
+    """A tensor keeps its file in memory, also when the file is gone."""
+    path = tmp_path / "weights"
+    path.write_bytes(save(TENSORS))
+    single = tensors_of(map_file(path))["single"]
+    path.unlink()
+    assert torch.equal(single, TENSORS["single"])
+
+
+def test_data_at_an_odd_place() -> None:
+    """Data that does not start at a whole element is read all the same."""
+    header = json.dumps({"w": {"dtype": "F32", "shape": [2], "data_offsets": [0, 8]}}).encode()
+    header += b" " * (1 - len(header) % 2)  # of odd length
+    content = len(header).to_bytes(8, "little") + header + torch.tensor([1.5, -2.0]).numpy().tobytes()
+    assert len(header) % 2
+    assert tensors_of(content)["w"].tolist() == [1.5, -2.0]
+
+
+def test_writing_reaches_no_file(tmp_path: Path) -> None:
+    """What is written into a tensor stays in this process."""
+    path = tmp_path / "weights"
+    path.write_bytes(save(TENSORS))
+    tensors_of(map_file(path))["single"].zero_()
+    assert torch.equal(tensors_of(map_file(path))["single"], TENSORS["single"])
+
+
+@pytest.mark.parametrize(
+    ("content", "complaint"),
+    [
+        (b"", "header would end at byte 8 of 0"),
+        ((1000).to_bytes(8, "little") + b"{}", "header would end at byte 1008 of 10"),
+        (with_header([]), "its header is not an object"),
+        (with_header({"w": 1}), "tensor 'w' is described as 1"),
+        (
+            with_header({"w": {"dtype": "I8", "shape": [8], "data_offsets": [0, 8]}}),
+            "tensor 'w' is described as",
+        ),
+        (with_header({"w": {"dtype": "F32", "shape": [4], "data_offsets": [0, 16]}}), "bytes 0 to 16 of 8"),
+        (with_header({"w": {"dtype": "F32", "shape": [1], "data_offsets": [0, 8]}}), "bytes 0 to 8 of 8"),
+        (with_header({"w": {"dtype": "F32", "shape": [1], "data_offsets": [-4, 0]}}), "bytes -4 to 0 of 8"),
+    ],
+)
+def test_what_is_no_such_file(content: bytes, complaint: str) -> None:
+    """Anything else is refused with what does not fit."""
+    with pytest.raises(ValueError, match=complaint):
+        tensors_of(content)
