@@ -19,7 +19,7 @@ from benchmarks.eager_baseline import EagerDecoder
 from benchmarks.figures import BenchmarkError
 from dynhat_runtime.decoding.beam_search import BeamOptions, beam_search
 from dynhat_runtime.errors import NativeUnavailableError
-from dynhat_runtime.model.decodable import Decodable, cut_out
+from dynhat_runtime.model.decodable import Decodable
 from dynhat_runtime.offline.export_ctranslate2 import write_model
 from dynhat_runtime.operating_point import Precision
 
@@ -108,7 +108,7 @@ class Engines:
             return Absent(f"{precision}: {error}")
         return self._once(
             ("ours", precision, num_threads),
-            lambda: OurDecoder(cut_out(prepared, self.shape.config, num_threads), num_threads),
+            lambda: OurDecoder(prepared.extract(self.shape.config, precision, num_threads), num_threads),
         )
 
     def ctranslate2(self, precision: Precision, num_threads: int) -> Decoder:

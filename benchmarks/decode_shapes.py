@@ -79,7 +79,7 @@ class Stock:
             NativeUnavailableError: This machine has only PyTorch to decode with, and that has no such precision.
         """
         if precision not in self._prepared:
-            self._prepared[precision] = for_decoding(self.weights, precision)
+            self._prepared[precision] = for_decoding(self.weights, (precision,))
         return self._prepared[precision]
 
 

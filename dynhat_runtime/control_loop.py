@@ -24,6 +24,7 @@ from dynhat_runtime.monitor import Monitor
 from dynhat_runtime.observation import Observation
 from dynhat_runtime.operating_point import OperatingPointTable
 from dynhat_runtime.resource_snapshot import ResourceSnapshot
+from dynhat_runtime.tally import ControlTallies
 
 logger = logging.getLogger(__name__)
 
@@ -111,6 +112,7 @@ class ControlLoop:
         interval_s: float = 0.25,
         history: int = 256,
         recorder: Recorder | None = None,
+        tallies: ControlTallies | None = None,
     ) -> None:
         """Join the parts; nothing runs before `start` or `tick`.
 
@@ -122,10 +124,12 @@ class ControlLoop:
             interval_s: Pause between ticks.
             history: How many changes the why-log keeps.
             recorder: Told all that the governor is told, and what it says.
+            tallies: Counted on in; a loop that takes over goes on with those of the one before.
 
         Raises:
             SettingsError: The rules ask what the table cannot answer.
         """
+        self.tallies = tallies or ControlTallies()
         self._monitor = monitor
         self._engine = engine
         self._canary_engine = engine if isinstance(engine, CanaryEngine) else None
@@ -286,7 +290,8 @@ class ControlLoop:
             self._became_active(self._engine.active_point_id, snapshot.monotonic_s)
         self._learn()
         self._record("snapshot", snapshot)
-        with self._governor_lock:
+        self.tallies.note_power(snapshot.monotonic_s, snapshot.power_mw)
+        with self.tallies.decision_s.timed(), self._governor_lock:
             decision = self._governor.decide(snapshot)
         self._follow(snapshot)
         if decision.changed:
@@ -359,11 +364,11 @@ class ControlLoop:
             self._followed_cpus = snapshot.usable_cpus
 
     def _switch(self, decision: Decision) -> None:
-        before = decision.active_id
-        self._engine.switch_to(decision.point_id)
+        with self.tallies.switch_s.timed():
+            self._engine.switch_to(decision.point_id)
         self._became_active(decision.point_id, decision.decided_monotonic_s)
-        fields = {"from_point": before, "to_point": decision.point_id, "reason": decision.reason}
-        logger.info("switch from=%s to=%s reason=%r", *fields.values(), extra=fields)
+        fields = {"from": decision.active_id, "to": decision.point_id, "reason": decision.reason}
+        logger.info("switch", extra=fields)
 
     def _became_active(self, point_id: str, monotonic_s: float) -> None:
         with self._governor_lock:

@@ -9,7 +9,7 @@ from dynhat_runtime.engine import TranslationEngine
 from dynhat_runtime.errors import NativeUnavailableError
 from dynhat_runtime.model import decodable
 from dynhat_runtime.model.checkpoint import Bundle
-from dynhat_runtime.model.decodable import available_precisions, for_decoding, points_for_decoding
+from dynhat_runtime.model.decodable import PointCutter, available_precisions, for_decoding
 from dynhat_runtime.model.native_network import NativeSubTransformer
 from dynhat_runtime.model.sub_transformer import SubTransformer
 from dynhat_runtime.model.super_transformer import SuperTransformer
@@ -59,7 +59,7 @@ def test_without_the_native_decoder(
     monkeypatch.setattr(decodable, "load", no_library)
     trained, table = tiny_bundle.super_transformer(), int8_beside(tiny_bundle.table())
     assert available_precisions(trained) == ("fp32",)
-    points = points_for_decoding(trained, table)
+    points = PointCutter(lambda: trained).cut_out(table)
     assert {type(sub) for sub in points.values()} == {SubTransformer}
     assert points.keys() == {"large-int8", "small", "middle", "large"}
     assert [record.getMessage() for record in caplog.records] == [
@@ -97,3 +97,21 @@ def test_memory_is_that_of_the_weights(tiny_bundle: Bundle, monkeypatch: pytest.
     for point in tiny_bundle.table():
         laid_out.extract(point.config)
     assert laid_out.size_bytes == size_bytes >= 4 * num_weights
+
+
+def test_weights_are_read_once_for_a_precision(tiny_bundle: Bundle) -> None:
+    """Another table of the same precisions reads nothing and shares the memory; a new precision reads again."""
+    native_library()
+    reads = []
+
+    def read() -> SuperTransformer:
+        reads.append(tiny_bundle.super_transformer())
+        return reads[-1]
+
+    cutter, table = PointCutter(read), tiny_bundle.table()
+    cutter.cut_out(table)
+    cutter.cut_out(table.points[:1])
+    assert len(reads) == 1
+    assert cutter.cut_out(int8_beside(table)).keys() == {"large-int8", "small", "middle", "large"}
+    cutter.cut_out(int8_beside(table))
+    assert len(reads) == 2

@@ -214,11 +214,11 @@ def test_a_body_too_large_is_not_kept(client: TestClient, engine: FakeEngine, is
 
 
 def test_a_full_queue(client: TestClient, engine: FakeEngine) -> None:
-    """A full queue is 429 with Retry-After, and says so."""
+    """A full queue is 429 with Retry-After by what waits, and says so."""
     engine.failure = overloaded()
     response = ask(client)
     check_refusal(response, 429, "queue is full")
-    assert response.headers["Retry-After"] == "1"
+    assert response.headers["Retry-After"] == "3"
 
 
 def test_a_stopping_engine(client: TestClient, engine: FakeEngine) -> None:
@@ -325,7 +325,7 @@ def test_loading(client: TestClient) -> None:
     assert response.headers["X-Operating-Point"] == "none"
     for path in ("/languages", "/v1/operating-points", "/v1/operating-point", "/v1/decisions"):
         assert client.get(path).status_code == 503
-        assert list(client.get(path).json()) == ["error"]
+        assert set(client.get(path).json()) <= {"error", "code"}
     assert client.put("/v1/operating-point", json={"mode": "auto"}).status_code == 503
     assert client.get("/").status_code == 200
 
@@ -552,4 +552,5 @@ def test_root(client: TestClient) -> None:
     """GET / names the program and only paths that exist."""
     answer = client.get("/").json()
     assert answer["name"] == "dynhat-runtime"
-    assert all(client.get(path).status_code in (200, 405) for path in answer["paths"])
+    finite = [path for path in answer["paths"] if path != "/v1/events"]  # which has no end
+    assert all(client.get(path).status_code in (200, 405) for path in finite)

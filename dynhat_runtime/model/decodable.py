@@ -8,7 +8,7 @@ Shapes: B sentences, K beams, N = B * K rows, S source length, V vocabulary.
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -90,10 +90,7 @@ class DecodableSuper:
             DesignSpaceError: `config` lies outside the design space.
         """
         assert precision in self.by_precision, f"prepared for {list(self.by_precision)}, not for {precision}"
-        network = self.by_precision[precision]
-        if isinstance(network, NativeSuperTransformer):
-            return network.extract(config, num_threads)
-        return network.extract(config)
+        return _extract(self.by_precision[precision], config, num_threads)
 
     @property
     def size_bytes(self) -> int:
@@ -144,27 +141,61 @@ def for_decoding(
     return DecodableSuper(laid_out.spec, {"fp32": laid_out})
 
 
-# Rules:
-#   1  every precision that a point has is prepared once, whatever the number of its points
-#   2  a precision that is not there is replaced by fp32: slower, and no worse than promised
-def points_for_decoding(
-    super_transformer: SuperTransformer, points: Iterable[OperatingPoint]
-) -> dict[str, Decodable]:
-    """Every point ready to serve, by its id.
+class PointCutter:
+    """Cuts operating points out of one SuperTransformer, for serving.
 
-    Raises:
-        DesignSpaceError: A point lies outside the design space.
+    Rules: (1) A precision is prepared when the first point needs it, once for all points and tables. (2) One that is
+    not there is replaced by fp32: slower, and no worse than promised.
     """
-    points = tuple(points)
-    available = available_precisions(super_transformer)
-    used: dict[Precision, Precision] = {p: p if p in available else "fp32" for p in PRECISIONS}
-    prepared = for_decoding(super_transformer, tuple({used[point.precision]: None for point in points}))
-    for point in points:
-        if point.precision not in available:
-            logger.warning("operating point %s serves in fp32: %s is not there", point.id, point.precision)
-    return {
-        point.id: prepared.extract(point.config, used[point.precision], point.num_threads) for point in points
-    }
+
+    def __init__(self, read: Callable[[], SuperTransformer]) -> None:
+        """Nothing is read yet.
+
+        Args:
+            read: Gives the weights whenever a precision has to be prepared; they are not kept.
+        """
+        self._read = read
+        self._prepared: dict[Precision, PreparedSuper] = {}
+        self._available: tuple[Precision, ...] = PRECISIONS
+
+    def cut_out(self, points: Iterable[OperatingPoint]) -> dict[str, Decodable]:
+        """Every point ready to decode, by its id.
+
+        Raises:
+            BundleError: The weights cannot be read.
+            DesignSpaceError: A point lies outside the design space.
+        """
+        points = tuple(points)
+        self._prepare({point.precision for point in points})
+        for point in points:
+            if point.precision not in self._available:
+                logger.warning(
+                    "operating point %s serves in fp32: %s is not there", point.id, point.precision
+                )
+        return {
+            point.id: _extract(
+                self._prepared[self._used_for(point.precision)], point.config, point.num_threads
+            )
+            for point in points
+        }
+
+    def _prepare(self, wanted: Collection[Precision]) -> None:
+        if all(self._used_for(precision) in self._prepared for precision in wanted):
+            return
+        trained = self._read()
+        self._available = available_precisions(trained)
+        missing = {self._used_for(precision): None for precision in wanted}.keys() - self._prepared.keys()
+        self._prepared |= for_decoding(trained, sorted(missing)).by_precision
+
+    def _used_for(self, precision: Precision) -> Precision:
+        return precision if precision in self._available else "fp32"
+
+
+def _extract(network: PreparedSuper, config: SubTransformerConfig, num_threads: int) -> Decodable:
+    """Cut out one SubTransformer; PyTorch's threads are the process's."""
+    if isinstance(network, NativeSuperTransformer):
+        return network.extract(config, num_threads)
+    return network.extract(config)
 
 
 def _size_bytes(network: PreparedSuper) -> int:
