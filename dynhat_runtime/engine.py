@@ -21,7 +21,6 @@ from dataclasses import replace
 from dynhat_runtime.decoding.beam_search import BeamOptions, SearchCancelledError
 from dynhat_runtime.decoding.canary import CANARIES, check_points
 from dynhat_runtime.decoding.output_guard import FAULTS, Fault
-from dynhat_runtime.decoding.sentences import split_sentences
 from dynhat_runtime.decoding.translator import SentenceTranslation, Translator
 from dynhat_runtime.errors import EngineStoppedError, UnknownOperatingPointError
 from dynhat_runtime.model.checkpoint import Bundle
@@ -30,6 +29,7 @@ from dynhat_runtime.observation import Observation
 from dynhat_runtime.operating_point import OperatingPointTable
 from dynhat_runtime.request_queue import Batch, RequestQueue
 from dynhat_runtime.second_attempt import next_larger, second_point
+from dynhat_runtime.text.sentences import split_sentences
 from dynhat_runtime.translation_request import ActivePoint, TextTranslation, TranslationRequest
 
 __all__ = ["ActivePoint", "TextTranslation", "TranslationEngine"]
@@ -187,15 +187,18 @@ class TranslationEngine:
         beam_size: int | None = None,
         point_id: str | None = None,
         retry_within_ms: float | None = None,
+        num_alternatives: int = 0,
     ) -> Future[list[TextTranslation]]:
         """Queue texts for translation.
 
         Args:
-            texts: Any text; sentences are translated, white space and what has no letters is kept as it is.
+            texts: Any text; sentences are translated; white space, what has no letters and what is protected
+                (placeholders, addresses, emoji) is kept as it is.
             beam_size: Overrides the engine's.
             point_id: Translates this request on that point; None takes the active one.
             retry_within_ms: Should the output be degenerate, a second attempt is made only if it can be expected
                 to be done this long after submission; None sets no limit, 0 forbids it.
+            num_alternatives: Other translations wanted of each text; there are never more than beams.
 
         Returns:
             One translation per text. Cancelling the future drops what has not begun.
@@ -212,6 +215,7 @@ class TranslationEngine:
             future=Future(),
             own_point=None if point_id is None else self._point(point_id),
             retry_within_ms=retry_within_ms,
+            num_alternatives=num_alternatives,
         )
         with self._lock:
             if self._stopping:
@@ -288,7 +292,11 @@ class TranslationEngine:
         sentences = [request.texts[text][segment].sentence for request, (text, segment) in batch]
         try:
             outputs, observation = self._search(
-                first.point, sentences, first.beam_size, lambda: self._aborting
+                first.point,
+                sentences,
+                first.beam_size,
+                lambda: self._aborting,
+                max(request.num_alternatives for request, _ in batch),
             )
         except SearchCancelledError:
             self._fail(batch, EngineStoppedError("the engine stopped before this was done"))
@@ -330,12 +338,19 @@ class TranslationEngine:
         self._observe(replace(observation, is_canary=True))
 
     def _search(
-        self, point: ActivePoint, sentences: Sequence[str], beam_size: int, is_cancelled: Callable[[], bool]
+        self,
+        point: ActivePoint,
+        sentences: Sequence[str],
+        beam_size: int,
+        is_cancelled: Callable[[], bool],
+        num_alternatives: int = 0,
     ) -> tuple[list[SentenceTranslation], Observation]:
         """Translate one batch, and time it."""
         options = BeamOptions(beam_size=beam_size, length_penalty=self._length_penalty)
         began_s = time.monotonic()
-        outputs = self._translator.translate(point.sub, sentences, options, is_cancelled=is_cancelled)
+        outputs = self._translator.translate(
+            point.sub, sentences, options, num_alternatives=num_alternatives, is_cancelled=is_cancelled
+        )
         ended_s = time.monotonic()
         parts = [part for output in outputs for part in output.parts]
         return outputs, Observation(

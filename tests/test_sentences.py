@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from dynhat_runtime.decoding.sentences import join_sentences, split_in_two, split_sentences
+from dynhat_runtime.text.sentences import join_sentences, split_in_two, split_sentences
 
 TEXTS = [
     "",
