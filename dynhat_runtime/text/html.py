@@ -32,8 +32,9 @@ ENDED_BY = {
     "td": ("td", "th", "tr"),
     "th": ("td", "th", "tr"),
     "tr": ("tr",),
-    "p": tuple(
-        "p div ul ol dl table pre blockquote section article header footer form h1 h2 h3 h4 h5 h6 hr".split()
+    "p": (
+        *("p", "div", "ul", "ol", "dl", "table", "pre", "blockquote", "section", "article"),
+        *("header", "footer", "form", "hr", "h1", "h2", "h3", "h4", "h5", "h6"),
     ),
 }
 """Elements that end where one of these begins, without an end tag."""
@@ -67,8 +68,7 @@ def parse_markup(source: str, ignored_tags: Collection[str] = ()) -> Markup:
         ignored_tags: Names of further elements to leave alone.
     """
     tokenizer = _Tokenizer(frozenset(tag.lower() for tag in ignored_tags))
-    tokenizer.feed(source)
-    tokenizer.close()
+    tokenizer.read(source)
     kept: list[str] = []
     texts: list[str] = []
     position = 0
@@ -82,7 +82,7 @@ def parse_markup(source: str, ignored_tags: Collection[str] = ()) -> Markup:
 
 
 class _Token(NamedTuple):
-    """Where a stretch of the source begins, by line and column, and what it is."""
+    """Where a stretch of the source begins, by line and column from 0, and what it is."""
 
     line: int
     column: int
@@ -108,12 +108,26 @@ class _Tokenizer(HTMLParser):
         self._open: list[tuple[str, bool]] = []
         """Elements around, and whether text in them is translated."""
 
+    def read(self, source: str) -> None:
+        """Note all of `source`. Behind its last ">" no tag can end: there is only text, and an unfinished tag is some.
+
+        That is not for speed alone: looking for the end of a tag that has none takes the tokenizer quadratic time.
+        """
+        end = source.rfind(">") + 1
+        self.feed(source[:end])
+        self.close()
+        if end < len(source):
+            self._append(source.count("\n", 0, end), end - (source.rfind("\n", 0, end) + 1), is_text=True)
+
     @property
     def _is_translated(self) -> bool:
         return self._open[-1][1] if self._open else True
 
     def _note(self, *, is_text: bool) -> None:
         line, column = self.getpos()
+        self._append(line - 1, column, is_text=is_text)
+
+    def _append(self, line: int, column: int, *, is_text: bool) -> None:
         self.tokens.append(_Token(line, column, is_text, self._is_translated))
 
     def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
@@ -160,6 +174,15 @@ class _Tokenizer(HTMLParser):
         """No text."""
         self._note(is_text=False)
 
+    def parse_marked_section(self, i: int, report: int = 1) -> int:
+        """Where a section such as CDATA ends; the library raises AssertionError at those it does not know."""
+        closing = "]]>" if self.rawdata.startswith("<![CDATA[", i) else ">"
+        end = self.rawdata.find(closing, i + 3)
+        if end < 0:
+            return -1
+        self.unknown_decl(self.rawdata[i + 3 : end])
+        return end + len(closing)
+
     def unknown_decl(self, data: str) -> None:
         """CDATA and its like: no text."""
         self._note(is_text=False)
@@ -186,7 +209,7 @@ def _line_starts(source: str) -> list[int]:
 
 def _runs(tokens: Sequence[_Token], line_starts: Sequence[int], length: int) -> list[_Run]:
     """Neighbouring text tokens together: a sentence must not be cut at an ampersand."""
-    begins = [line_starts[token.line - 1] + token.column for token in tokens]
+    begins = [line_starts[token.line] + token.column for token in tokens]
     runs: list[_Run] = []
     for token, begin, end in zip(tokens, begins, [*begins[1:], length], strict=True):
         if not token.is_text:
