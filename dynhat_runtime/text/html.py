@@ -72,7 +72,7 @@ def parse_markup(source: str, ignored_tags: Collection[str] = ()) -> Markup:
     kept: list[str] = []
     texts: list[str] = []
     position = 0
-    for run in _runs(tokenizer.tokens, _line_starts(source), len(source)):
+    for run in _runs(source, tokenizer.tokens):
         text = html.unescape(source[run.begin : run.end])
         if run.is_translated and has_language(text):
             kept.append(source[position : run.begin])
@@ -82,11 +82,11 @@ def parse_markup(source: str, ignored_tags: Collection[str] = ()) -> Markup:
 
 
 class _Token(NamedTuple):
-    """Where a stretch of the source begins, by line and column from 0, and what it is."""
+    """A stretch of text: where it begins, by line and column from 0, and how it is written."""
 
     line: int
     column: int
-    is_text: bool
+    raw: str
     is_translated: bool
 
 
@@ -99,7 +99,7 @@ class _Run(NamedTuple):
 
 
 class _Tokenizer(HTMLParser):
-    """Notes where each token begins, and whether it is text to translate."""
+    """Notes where there is text, and whether it is text to translate. Everything else is markup."""
 
     def __init__(self, ignored_tags: frozenset[str]) -> None:
         super().__init__(convert_charrefs=False)
@@ -116,23 +116,19 @@ class _Tokenizer(HTMLParser):
         end = source.rfind(">") + 1
         self.feed(source[:end])
         self.close()
-        if end < len(source):
-            self._append(source.count("\n", 0, end), end - (source.rfind("\n", 0, end) + 1), is_text=True)
+        line, column = source.count("\n", 0, end), end - (source.rfind("\n", 0, end) + 1)
+        self.tokens.append(_Token(line, column, source[end:], self._is_translated))
 
     @property
     def _is_translated(self) -> bool:
         return self._open[-1][1] if self._open else True
 
-    def _note(self, *, is_text: bool) -> None:
+    def _note(self, raw: str) -> None:
         line, column = self.getpos()
-        self._append(line - 1, column, is_text=is_text)
-
-    def _append(self, line: int, column: int, *, is_text: bool) -> None:
-        self.tokens.append(_Token(line, column, is_text, self._is_translated))
+        self.tokens.append(_Token(line - 1, column, raw, self._is_translated))
 
     def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
         """An element begins."""
-        self._note(is_text=False)
         while self._open and tag in ENDED_BY.get(self._open[-1][0], ()):
             self._open.pop()
         if tag not in VOID:
@@ -140,11 +136,9 @@ class _Tokenizer(HTMLParser):
 
     def handle_startendtag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
         """An element without content."""
-        self._note(is_text=False)
 
     def handle_endtag(self, tag: str) -> None:
         """An element ends, and all that were left open in it; one that never began ends nothing."""
-        self._note(is_text=False)
         for depth in range(len(self._open) - 1, -1, -1):
             if self._open[depth][0] == tag:
                 del self._open[depth:]
@@ -152,27 +146,15 @@ class _Tokenizer(HTMLParser):
 
     def handle_data(self, data: str) -> None:
         """Text."""
-        self._note(is_text=True)
+        self._note(data)
 
     def handle_entityref(self, name: str) -> None:
         """A character in text."""
-        self._note(is_text=True)
+        self._note(f"&{name}")
 
     def handle_charref(self, name: str) -> None:
         """A character in text."""
-        self._note(is_text=True)
-
-    def handle_comment(self, data: str) -> None:
-        """No text."""
-        self._note(is_text=False)
-
-    def handle_decl(self, decl: str) -> None:
-        """No text."""
-        self._note(is_text=False)
-
-    def handle_pi(self, data: str) -> None:
-        """No text."""
-        self._note(is_text=False)
+        self._note(f"&#{name}")
 
     def parse_marked_section(self, i: int, report: int = 1) -> int:
         """Where a section such as CDATA ends; the library raises AssertionError at those it does not know."""
@@ -180,12 +162,7 @@ class _Tokenizer(HTMLParser):
         end = self.rawdata.find(closing, i + 3)
         if end < 0:
             return -1
-        self.unknown_decl(self.rawdata[i + 3 : end])
         return end + len(closing)
-
-    def unknown_decl(self, data: str) -> None:
-        """CDATA and its like: no text."""
-        self._note(is_text=False)
 
     def _translates(self, tag: str, attributes: dict[str, str | None]) -> bool:
         """Whether text in this element is translated."""
@@ -207,13 +184,17 @@ def _line_starts(source: str) -> list[int]:
     return starts
 
 
-def _runs(tokens: Sequence[_Token], line_starts: Sequence[int], length: int) -> list[_Run]:
+def _runs(source: str, tokens: Sequence[_Token]) -> list[_Run]:
     """Neighbouring text tokens together: a sentence must not be cut at an ampersand."""
-    begins = [line_starts[token.line] + token.column for token in tokens]
+    line_starts = _line_starts(source)
     runs: list[_Run] = []
-    for token, begin, end in zip(tokens, begins, [*begins[1:], length], strict=True):
-        if not token.is_text:
-            continue
+    for token in tokens:
+        begin = line_starts[token.line] + token.column
+        end = begin + len(token.raw)
+        if source[begin:end] != token.raw:
+            continue  # the library read it otherwise than it is written: leave it alone
+        if len(token.raw) > 1 and token.raw.startswith("&") and source.startswith(";", end):
+            end += 1
         if runs and runs[-1].end == begin and runs[-1].is_translated == token.is_translated:
             runs[-1] = runs[-1]._replace(end=end)
         else:
