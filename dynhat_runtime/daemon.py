@@ -31,6 +31,7 @@ from dynhat_runtime.service.keys import KeyRing
 from dynhat_runtime.service.lifecycle import Lifecycle, Serving
 from dynhat_runtime.service.metrics import Metrics
 from dynhat_runtime.settings import Settings, restart_needed
+from dynhat_runtime.telemetry import RequestSpans
 from dynhat_runtime.terms import check_exposure, check_tls, keys_of, limits_of, terms_of
 
 CLOSING_S = 2
@@ -70,8 +71,11 @@ def run(
         listener.close()
         raise
     configure_logging(settings.log_level, settings.log_format)
-    daemon = _Daemon(settings, listener, build, reread or (lambda: settings), keys, is_https)
+    spans = None if settings.tracing_endpoint is None else RequestSpans(settings.tracing_endpoint)
+    daemon = _Daemon(settings, listener, build, reread or (lambda: settings), keys, is_https, spans)
     asyncio.run(daemon.serve())
+    if spans is not None:
+        spans.close()
     return 0
 
 
@@ -162,11 +166,13 @@ class _Daemon:
         reread: Callable[[], Settings],
         keys: KeyRing | None,
         is_https: bool,
+        spans: RequestSpans | None,
     ) -> None:
         self._settings = settings
         self._listener = listener
         self._build = build
         self._reread = reread
+        self._spans = spans
         self._url = _url(listener, is_https)
         self._lifecycle = Lifecycle()
         self._metrics = Metrics(self._lifecycle)
@@ -199,6 +205,7 @@ class _Daemon:
             lambda: None if self._runtime is None else self._runtime.trace,
             terms=terms_of(settings, keys),
             metrics=self._metrics,
+            spans=self._spans,
         )
 
     async def serve(self) -> None:
