@@ -182,7 +182,7 @@ def _check_tags(value: object) -> tuple[str, ...]:
     """Names of tags, as a list or separated by commas."""
     if value is None:
         return ()
-    names = value if isinstance(value, list) else [value]
+    names: list[Any] = value if isinstance(value, list) else [value]
     if not all(isinstance(name, str) for name in names):
         raise RequestError(f"ignore_tags {show(value)} cannot be: send names of tags", "ignore_tags")
     return tuple(tag.strip() for name in names for tag in name.split(",") if tag.strip())
