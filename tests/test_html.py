@@ -67,6 +67,7 @@ def test_no_prose(tag: str) -> None:
         ("<ul><li translate=no>a<li>b</ul>", "<ul><li translate=no>a<li>B</ul>"),
         ("<b translate=no>a</i>b</b>c", "<b translate=no>a</i>b</b>C"),
         ("<code>a", "<code>a"),
+        ("<img translate=no>a", "<img translate=no>A"),
     ],
 )
 def test_left_alone_where_asked(source: str, expected: str) -> None:

@@ -83,9 +83,12 @@ def test_the_pieces_are_taken_where_one_does_not(whole: str) -> None:
 
 def test_placeholders_that_position_tells_apart_keep_their_order() -> None:
     """%s and %s may not change places; {a} and {b} may."""
-    answers = ["Boston von Tom", "von"]
-    assert plan_sentence("%s of %s").assemble(answers).text == "%s von %s"
-    assert plan_sentence("{a} of {b}").assemble(answers).text == "{b} von {a}"
+    answers = ["Zu Boston gehört Tom.", "gehört zu"]
+    assert plan_sentence("{a} belongs to {b}.").assemble(answers).text == "Zu {b} gehört {a}."
+    assert plan_sentence("%s belongs to %s.").assemble(answers).text == "%s gehört zu %s."
+    assert plan_sentence("%1$s belongs to %2$s.").assemble(answers).text == "Zu %2$s gehört %1$s."
+    answers = ["59 von Tom", "hat"]
+    assert plan_sentence("%s has %d").assemble(answers).text == "%s hat %d"
 
 
 def test_a_number_stands_in_for_a_number() -> None:

@@ -7,7 +7,7 @@ Whether it did is verified, never assumed.
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from dynhat_runtime.text.protected_spans import Span
@@ -36,9 +36,7 @@ class Masked:
         meant = dict(self.spans)
         found = list(re.finditer(rf"(?<![\w-])(?:{'|'.join(meant)})(?![\w-])", translation))
         words = [match.group() for match in found]
-        if sorted(words) != sorted(meant) or not _keeps_positions(
-            [meant[word] for word in words], self.spans
-        ):
+        if sorted(words) != sorted(meant) or _nameless(words, meant) != _nameless(meant, meant):
             return None
         restored, position = [], 0
         for match in found:
@@ -76,10 +74,6 @@ def _touches_word(text: str, span: Span) -> bool:
     return any(character.isalnum() or character in "-_%{}<>&#$@/\\=" for character in beside)
 
 
-def _keeps_positions(restored: Sequence[str], spans: Sequence[tuple[str, str]]) -> bool:
-    """Whether the placeholders without a name follow each other as in the source."""
-
-    def nameless(texts: Sequence[str]) -> list[str]:
-        return [text for text in texts if _HAS_NO_NAME.match(text)]
-
-    return nameless(restored) == nameless([meant for _, meant in spans])
+def _nameless(words: Iterable[str], meant: Mapping[str, str]) -> list[str]:
+    """Those stand-ins, in order, whose placeholders only their position tells apart."""
+    return [word for word in words if _HAS_NO_NAME.match(meant[word])]
