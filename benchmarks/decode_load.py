@@ -21,11 +21,12 @@ from benchmarks.decode_shapes import Shape, Shapes
 from benchmarks.figures import Aim, BenchmarkError, Figure, Result, Summary, Task
 from benchmarks.sentences import SENTENCES, sentences_of_30_words
 from dynhat_runtime.decoding.translator import Translator
-from dynhat_runtime.engine import ActivePoint, TranslationEngine
+from dynhat_runtime.engine import TranslationEngine
 from dynhat_runtime.model.checkpoint import Bundle
-from dynhat_runtime.model.decodable import cut_out
 from dynhat_runtime.offline.profile import busy_neighbours
 from dynhat_runtime.operating_point import Precision
+from dynhat_runtime.served_points import ServedPoints
+from dynhat_runtime.translation_request import ActivePoint
 
 NUM_CLIENTS = 8
 BATCH_SIZE = 32
@@ -114,10 +115,12 @@ def _engine(
     """The engine as the daemon runs it, with one point."""
     beam, threads, precision = how
     table = bundle.table()
+    sub = shape.stock.prepared(precision).extract(shape.config, precision, threads)
     engine = TranslationEngine(
         translator,
-        [ActivePoint(shape.name, cut_out(shape.stock.prepared(precision), shape.config, threads))],
-        table.model_copy(update={"points": (table[shape.name],)}),
+        ServedPoints.of(
+            [ActivePoint(shape.name, sub)], table.model_copy(update={"points": (table[shape.name],)})
+        ),
         (bundle.src_lang, bundle.tgt_lang),
         beam_size=beam,
         length_penalty=bundle.manifest.length_penalty,

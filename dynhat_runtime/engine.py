@@ -22,7 +22,6 @@ from dynhat_runtime.batch import Batch, is_abandoned, note_waits, request_ids_of
 from dynhat_runtime.decoding.beam_search import BeamOptions, SearchCancelledError
 from dynhat_runtime.decoding.canary import CANARIES
 from dynhat_runtime.decoding.output_guard import FAULTS
-from dynhat_runtime.decoding.sentences import split_sentences
 from dynhat_runtime.decoding.translator import SentenceTranslation, Translator
 from dynhat_runtime.errors import EngineStoppedError
 from dynhat_runtime.governor.request_choice import MAX_BATCH_SENTENCES
@@ -35,6 +34,7 @@ from dynhat_runtime.request_queue import RequestQueue
 from dynhat_runtime.second_attempt import second_point
 from dynhat_runtime.served_points import LoadedModel, ServedPoints
 from dynhat_runtime.tally import EngineTallies
+from dynhat_runtime.text.sentences import split_sentences
 from dynhat_runtime.translation_request import ActivePoint, OnSentence, TextTranslation, TranslationRequest
 
 __all__ = ["ActivePoint", "TextTranslation", "TranslationEngine"]
@@ -188,11 +188,13 @@ class TranslationEngine:
         priority: Priority = "interactive",
         request_id: str | None = None,
         on_sentence: OnSentence | None = None,
+        num_alternatives: int = 0,
     ) -> Future[list[TextTranslation]]:
         """Queue texts for translation.
 
         Args:
-            texts: Any text; sentences are translated, white space and what has no letters is kept as it is.
+            texts: Any text; sentences are translated; white space, what has no letters and what is protected
+                (placeholders, addresses, emoji) is kept as it is.
             beam_size: Overrides the engine's.
             point_id: Translates this request on that point; None takes the active one.
             retry_within_ms: Should the output be degenerate, a second attempt is made only if it can be expected
@@ -201,6 +203,7 @@ class TranslationEngine:
             request_id: The name that log lines about it carry.
             on_sentence: Hears of each sentence as soon as it is done, on the engine's thread; the request is then
                 translated sentence by sentence, in order, and there is no second attempt.
+            num_alternatives: Other translations wanted of each text; there are never more than beams.
 
         Returns:
             One translation per text. Cancelling the future drops what is not done, also what has begun.
@@ -232,6 +235,7 @@ class TranslationEngine:
             request_id=request_id,
             on_sentence=on_sentence,
             max_batch_sentences=MAX_BATCH_SENTENCES if on_sentence is None else 1,
+            num_alternatives=num_alternatives,
         )
         with self._lock:
             self._check_open()
@@ -325,6 +329,7 @@ class TranslationEngine:
                 sentences_of(batch),
                 first.beam_size,
                 lambda: self._aborting or is_abandoned(batch),
+                max(request.num_alternatives for request, _ in batch),
             )
         except SearchCancelledError:
             # Of those nobody waits for any more there is nothing left in the queue to fail.
@@ -384,12 +389,19 @@ class TranslationEngine:
         self._observe(replace(observation, is_canary=True))
 
     def _search(
-        self, point: ActivePoint, sentences: Sequence[str], beam_size: int, is_cancelled: Callable[[], bool]
+        self,
+        point: ActivePoint,
+        sentences: Sequence[str],
+        beam_size: int,
+        is_cancelled: Callable[[], bool],
+        num_alternatives: int = 0,
     ) -> tuple[list[SentenceTranslation], Observation]:
         """Translate one batch, and time it."""
         options = BeamOptions(beam_size=beam_size, length_penalty=self._length_penalty)
         began_s = time.monotonic()
-        outputs = self._translator.translate(point.sub, sentences, options, is_cancelled=is_cancelled)
+        outputs = self._translator.translate(
+            point.sub, sentences, options, num_alternatives=num_alternatives, is_cancelled=is_cancelled
+        )
         ended_s = time.monotonic()
         parts = [part for output in outputs for part in output.parts]
         return outputs, Observation(

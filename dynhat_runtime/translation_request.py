@@ -7,15 +7,15 @@ and no clock.
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass, field
 
 from dynhat_runtime.decoding.output_guard import Fault
-from dynhat_runtime.decoding.sentences import Segment, join_sentences
 from dynhat_runtime.decoding.translator import SentenceTranslation
 from dynhat_runtime.model.decodable import Decodable
 from dynhat_runtime.queue_load import Priority
+from dynhat_runtime.text.sentences import Segment, join_sentences
 
 Place = tuple[int, int]
 """(text, segment) of a sentence."""
@@ -35,6 +35,7 @@ class TextTranslation:
         num_src_tokens: Of its sentences, with an eos each.
         num_tgt_tokens: Likewise of their translations.
         num_guard_retries: How often its whole request was translated anew because the output was degenerate.
+        alternatives: Other translations, better ones first: the second-best of every sentence, the third-best ...
     """
 
     text: str
@@ -45,6 +46,7 @@ class TextTranslation:
     num_src_tokens: int = 0
     num_tgt_tokens: int = 0
     num_guard_retries: int = 0
+    alternatives: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,6 +97,8 @@ class TranslationRequest:
     """How many of its own sentences may share a batch."""
     retry_within_ms: float | None = None
     """From submission, by when a second attempt must be expected to be done; None sets no limit, 0 forbids it."""
+    num_alternatives: int = 0
+    """Other translations wanted of each text."""
     waiting: deque[Place] = field(init=False)
     """Sentences still to be translated, in order."""
     translations: dict[Place, SentenceTranslation] = field(default_factory=dict)
@@ -186,12 +190,11 @@ class TranslationRequest:
         translated = {
             position: sentence for (of, position), sentence in chosen.translations.items() if of == number
         }
-        sentences = [
-            translated[position].text if position in translated else segment.sentence
-            for position, segment in enumerate(text)
-        ]
+        best = _joined(text, translated, 0)
+        ranks = range(1, self.num_alternatives + 1)
+        others = dict.fromkeys(_joined(text, translated, rank) for rank in ranks)
         return TextTranslation(
-            text=join_sentences(text, sentences),
+            text=best,
             operating_point=chosen.point.id,
             num_sentences=len(translated),
             queue_ms=(self.began_s - self.submitted_s) * 1e3,
@@ -199,4 +202,21 @@ class TranslationRequest:
             num_src_tokens=sum(sentence.num_src_tokens for sentence in translated.values()),
             num_tgt_tokens=sum(sentence.num_tgt_tokens for sentence in translated.values()),
             num_guard_retries=0 if self.earlier is None else 1,
+            alternatives=tuple(other for other in others if other != best),
         )
+
+
+def _joined(text: Sequence[Segment], translated: Mapping[int, SentenceTranslation], rank: int) -> str:
+    """A text of its sentences' translations of one rank, 0 the best; a sentence that has no other gives its best."""
+    return join_sentences(
+        text,
+        [
+            segment.sentence if position not in translated else _of_rank(translated[position], rank)
+            for position, segment in enumerate(text)
+        ],
+    )
+
+
+def _of_rank(sentence: SentenceTranslation, rank: int) -> str:
+    ranked = (sentence.text, *sentence.alternatives)
+    return ranked[rank] if rank < len(ranked) else ranked[0]

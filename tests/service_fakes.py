@@ -89,6 +89,7 @@ class FakeTranslation:
     num_src_tokens: int = 3
     num_tgt_tokens: int = 2
     num_guard_retries: int = 0
+    alternatives: tuple[str, ...] = ()
 
 
 class FakeEngine:
@@ -137,6 +138,7 @@ class FakeEngine:
         priority: Priority = "interactive",
         request_id: str | None = None,
         on_sentence: Callable[[int, str], None] | None = None,
+        num_alternatives: int = 0,
     ) -> Future[list[FakeTranslation]]:
         """Queue the texts."""
         if self.failure is not None:
@@ -147,12 +149,16 @@ class FakeEngine:
         self.retries_within_ms.append(retry_within_ms)
         self.asked.append({"priority": priority, "request_id": request_id})
         point = point_id or self.active_point_id
-        future = self._worker.submit(self._translate, list(texts), point, on_sentence)
+        future = self._worker.submit(self._translate, list(texts), point, on_sentence, num_alternatives)
         self.futures.append(future)
         return future
 
     def _translate(
-        self, texts: list[str], point_id: str, on_sentence: Callable[[int, str], None] | None = None
+        self,
+        texts: list[str],
+        point_id: str,
+        on_sentence: Callable[[int, str], None] | None = None,
+        num_alternatives: int = 0,
     ) -> list[FakeTranslation]:
         for number, text in enumerate(texts if on_sentence is not None else ()):
             for sentence in text.split("|"):
@@ -162,7 +168,13 @@ class FakeEngine:
         self.go.wait(timeout=30)
         if self.late_failure is not None:
             raise self.late_failure
-        return [FakeTranslation(text.upper(), point_id) for text in texts]
+        others = [f" ({number})" for number in range(1, num_alternatives + 1)]
+        return [
+            FakeTranslation(
+                text.upper(), point_id, alternatives=tuple(text.upper() + other for other in others)
+            )
+            for text in texts
+        ]
 
     def start(self) -> None:
         """Nothing to start."""

@@ -57,8 +57,9 @@ class JudgedTranslator(Translator):
             raise RuntimeError("broken batch")
         outputs = super().translate(sub, sentences, options, **more)
         return [
-            SentenceTranslation(
-                tuple(replace(part, fault=self.fault_of(name, sentence)) for part in output.parts)
+            replace(
+                output,
+                parts=tuple(replace(part, fault=self.fault_of(name, sentence)) for part in output.parts),
             )
             for sentence, output in zip(sentences, outputs, strict=True)
         ]

@@ -7,10 +7,10 @@ from typing import Any
 
 import pytest
 
-from dynhat_runtime.decoding.sentences import Segment
 from dynhat_runtime.errors import EngineOverloadedError
 from dynhat_runtime.queue_load import Priority, QueueLimits
 from dynhat_runtime.request_queue import MAX_TIMES_PASSED_OVER, Batch, RequestQueue
+from dynhat_runtime.text.sentences import Segment
 from dynhat_runtime.translation_request import ActivePoint, TranslationRequest
 
 NOBODY: Any = None

@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
-from dynhat_runtime.decoding.sentences import join_sentences, split_in_two, split_sentences
+from dynhat_runtime.text.protected_spans import protected_spans
+from dynhat_runtime.text.sentences import MAX_SPANS, join_sentences, split_in_two, split_sentences
+from tests.property_settings import PROPERTY
 
 TEXTS = [
     "",
@@ -65,3 +69,38 @@ def test_cut_loses_nothing(sentence: str) -> None:
 def test_cut_prefers_punctuation() -> None:
     """A comma near the middle is a better place than the middle itself."""
     assert split_in_two("one two three, four five six seven")[0] == "one two three,"
+
+
+PARTS = st.sampled_from(
+    ("Hi. ", "Mr. S", "\n", "\t", "  ", "3.5", "…", "🙂", "{{ a. B }}", "https://x.org/a.b?c. ", "%s", "?!", "\u3000")
+)  # fmt: skip
+
+
+@PROPERTY
+@given(st.one_of(st.lists(PARTS, max_size=25).map("".join), st.text(max_size=80)))
+def test_every_character_outside_the_sentences_comes_back(text: str) -> None:
+    """Any text at all is cut and joined without a loss, and no sentence has white space around it."""
+    segments = split_sentences(text, "en")
+    assert join_sentences(segments, [segment.sentence for segment in segments]) == text
+    assert all(segment.sentence == segment.sentence.strip() for segment in segments)
+
+
+def test_no_cut_in_what_is_protected() -> None:
+    """An address or placeholder with a full stop in it stays in one sentence."""
+    segments = split_sentences("See https://x.org/What?Really!Yes now. Ask @joe.Miller then. Bye.", "en")
+    sentences = [segment.sentence for segment in segments]
+    assert sentences == ["See https://x.org/What?Really!Yes now.", "Ask @joe.Miller then.", "Bye."]
+
+
+def test_many_placeholders_are_cut_apart() -> None:
+    """A sentence has a bounded number of protected spans, so that it is translated in a bounded number of pieces."""
+    segments = split_sentences("%s of " * 100, "en")
+    assert max(len(protected_spans(segment.sentence)) for segment in segments) == MAX_SPANS
+
+
+@pytest.mark.parametrize(
+    "text", ["{name}", "https://example.org", "joe@example.org %s", "🙂 42", "{a} – {b}"]
+)
+def test_what_is_protected_is_no_language(text: str) -> None:
+    """A text of placeholders and addresses alone is echoed."""
+    assert [segment.is_translatable for segment in split_sentences(text, "en")] == [False]

@@ -102,13 +102,6 @@ def test_the_header_names_the_point_that_translated(client: TestClient, engine: 
     assert ask(client).headers["X-Operating-Point"] == "p2"
 
 
-def test_auto_reports_our_language_without_confidence(client: TestClient) -> None:
-    """Source "auto" is answered with the one language we read, at confidence 0."""
-    detected = {"confidence": 0.0, "language": "en"}
-    assert ask(client, source="auto").json()["detectedLanguage"] == detected
-    assert ask(client, source="auto", q=["a", "b"]).json()["detectedLanguage"] == [detected, detected]
-
-
 def test_an_empty_text_stays_empty(client: TestClient, engine: FakeEngine) -> None:
     """An empty text translates to an empty text and never reaches the engine."""
     response = ask(client, q="")
@@ -165,9 +158,12 @@ def test_a_charset_does_not_disturb(client: TestClient) -> None:
         ({"target": ...}, ["target is missing", "'de'"]),
         ({"target": "en"}, ["target 'en'", "send 'de'"]),
         ({"target": 7}, ["target 7"]),
-        ({"format": "html"}, ["format 'html' is not supported yet"]),
-        ({"format": "rtf"}, ["format 'rtf'", "'text'"]),
+        ({"format": "rtf"}, ["format 'rtf'", "'text' or 'html'"]),
         ({"format": 3}, ["format 3"]),
+        ({"alternatives": -1}, ["alternatives -1", "whole number"]),
+        ({"alternatives": "many"}, ["alternatives 'many'"]),
+        ({"alternatives": True}, ["alternatives True"]),
+        ({"alternatives": 1.5}, ["alternatives 1.5"]),
     ],
 )
 def test_bad_fields(client: TestClient, changes: dict[str, Any], words: list[str]) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 
 from dynhat_runtime.decoding.beam_search import BeamOptions
@@ -9,6 +11,7 @@ from dynhat_runtime.decoding.tokenizer import SentencePieceTokenizer
 from dynhat_runtime.decoding.translator import LengthLimits, Translator
 from dynhat_runtime.model.checkpoint import SENTENCEPIECE_MODEL, Bundle
 from dynhat_runtime.model.sub_transformer import SubTransformer
+from dynhat_runtime.text.protected_spans import protected_spans
 from tests.tiny_bundle import SENTENCES
 
 OPTIONS = BeamOptions(beam_size=2)
@@ -64,3 +67,51 @@ def test_output_is_bounded(translator: Translator, sub: SubTransformer) -> None:
 def test_nothing_to_translate(translator: Translator, sub: SubTransformer) -> None:
     """No sentences give no translations."""
     assert translator.translate(sub, [], OPTIONS) == []
+
+
+@pytest.mark.parametrize(
+    "sentence",
+    [
+        "The man sees {name} and buys %d red houses.",
+        "See https://example.org/a?b=c. or write to joe@example.org",
+        "A woman 🙂 wants %s, %s and {{ more }}!",
+        "x{a}y " + "%s the old book " * 5,
+    ],
+)
+def test_what_is_protected_comes_through(translator: Translator, sub: SubTransformer, sentence: str) -> None:
+    """Whatever a model makes of the words, what is protected stands in its translation exactly as often."""
+    (translation,) = translator.translate(sub, [sentence], OPTIONS)
+    for span in protected_spans(sentence):
+        text = sentence[span.begin : span.end]
+        assert translation.text.count(text) == sentence.count(text)
+    assert translator.part_lengths(sentence) == tuple(part.num_src_tokens for part in translation.parts)
+
+
+def test_a_discarded_part_has_no_say(translator: Translator, sub: SubTransformer) -> None:
+    """A fault in what was decoded only in case is no fault of the sentence."""
+    (translation,) = translator.translate(sub, ["The man sees {name} and buys a red house."], OPTIONS)
+    assert {part.is_used for part in translation.parts} == {True, False}
+    faulty = [part if part.is_used else replace(part, fault="repetition") for part in translation.parts]
+    used = [replace(part, fault="empty" if part.is_used else None) for part in translation.parts]
+    clean = [replace(part, fault=None) for part in translation.parts]
+    assert replace(translation, parts=tuple(clean)).fault is None
+    assert replace(translation, parts=tuple(used)).fault == "empty"
+    assert replace(translation, parts=tuple(faulty)).fault == translation.fault
+
+
+def test_alternatives(translator: Translator, sub: SubTransformer) -> None:
+    """There are as many others as asked for, at most one less than beams; no two are the same."""
+    options = BeamOptions(beam_size=4)
+    for asked, found in ((0, 0), (2, 2), (9, 3)):
+        (translation,) = translator.translate(sub, [SENTENCES[0]], options, num_alternatives=asked)
+        assert len({translation.text, *translation.alternatives}) == len(translation.alternatives) + 1
+        assert len(translation.alternatives) <= found
+        assert bool(translation.alternatives) == bool(asked)
+
+
+def test_alternatives_keep_what_is_protected(translator: Translator, sub: SubTransformer) -> None:
+    """An alternative keeps a placeholder as the translation does."""
+    options = BeamOptions(beam_size=4)
+    (translation,) = translator.translate(sub, ["The man sees {name}."], options, num_alternatives=3)
+    assert translation.alternatives
+    assert all(other.count("{name}") == 1 for other in translation.alternatives)

@@ -6,18 +6,19 @@ Shapes: B sentences, S source length, K beams.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from itertools import chain, islice
+from dataclasses import dataclass, replace
+from itertools import islice
 from typing import NamedTuple
 
 import torch
 
 from dynhat_runtime.decoding.beam_search import BeamOptions, beam_search
 from dynhat_runtime.decoding.output_guard import Fault, judge
-from dynhat_runtime.decoding.sentences import split_in_two
 from dynhat_runtime.decoding.tokenizer import EOS_ID, PAD_ID, Tokenizer, tokenizer_of
 from dynhat_runtime.model.checkpoint import Bundle
 from dynhat_runtime.model.decodable import Decodable
+from dynhat_runtime.text.sentence_plan import SentencePlan, plan_sentence
+from dynhat_runtime.text.sentences import split_in_two
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,27 +42,33 @@ class LengthLimits:
 
 @dataclass(frozen=True, slots=True)
 class TranslatedPart:
-    """What was decoded at once: a sentence, or a part of an over-long one."""
+    """What was decoded at once: a sentence, or a part of an over-long one or of one with something protected in it."""
 
     before: str
     """White space between it and the part before."""
-    text: str
+    hypotheses: tuple[str, ...]
+    """Translations, best first, as many as were asked for and found."""
     num_src_tokens: int
     num_tgt_tokens: int
     fault: Fault | None
-    """The output guard's verdict."""
+    """The output guard's verdict on the best."""
+    is_used: bool = True
+    """Whether the sentence's translation is made of it: some parts are decoded in case others lose something."""
+
+    def text(self, rank: int) -> str:
+        """The translation of this rank, or the last there is."""
+        return self.before + self.hypotheses[min(rank, len(self.hypotheses) - 1)]
 
 
 @dataclass(frozen=True, slots=True)
 class SentenceTranslation:
-    """One translated sentence, as the parts it was decoded in."""
+    """One translated sentence, and the parts it was decoded in."""
 
+    text: str
+    """The translation."""
+    alternatives: tuple[str, ...]
+    """Others, the better ones first; none is the same as another."""
     parts: tuple[TranslatedPart, ...]
-
-    @property
-    def text(self) -> str:
-        """The translation."""
-        return "".join(part.before + part.text for part in self.parts)
 
     @property
     def num_src_tokens(self) -> int:
@@ -76,7 +83,7 @@ class SentenceTranslation:
     @property
     def fault(self) -> Fault | None:
         """What is wrong with it: its first degenerate part's fault."""
-        return next((part.fault for part in self.parts if part.fault is not None), None)
+        return next((part.fault for part in self.parts if part.is_used and part.fault is not None), None)
 
 
 class _Source(NamedTuple):
@@ -85,6 +92,14 @@ class _Source(NamedTuple):
     before: str
     text: str
     ids: list[int]
+
+
+class _Planned(NamedTuple):
+    """A sentence as it goes in."""
+
+    plan: SentencePlan
+    sources: list[list[_Source]]
+    """The parts of each of the plan's sources."""
 
 
 class Translator:
@@ -114,22 +129,45 @@ class Translator:
         sentences: Sequence[str],
         options: BeamOptions,
         *,
+        num_alternatives: int = 0,
         is_cancelled: Callable[[], bool] = lambda: False,
     ) -> list[SentenceTranslation]:
         """Translate sentences in one batch; over-long ones are cut in two until they fit.
 
+        What is protected in a sentence stands in its translation exactly as often as in it.
+
+        Args:
+            sub: What computes.
+            sentences: Each with some language in it.
+            options: How to search.
+            num_alternatives: Other translations wanted of each; there are never more than the search has beams.
+            is_cancelled: Asked between two steps.
+
         Raises:
             SearchCancelledError: `is_cancelled` said so between two steps.
         """
-        sources = [self._parts(sentence) for sentence in sentences]
-        flat = list(chain.from_iterable(sources))
+        planned = [self._planned(sentence) for sentence in sentences]
+        flat = [part for sentence in planned for source in sentence.sources for part in source]
         outputs = self._search(sub, [part.ids for part in flat], options, is_cancelled)
-        translated = iter([self._translated(*pair) for pair in zip(flat, outputs, strict=True)])
-        return [SentenceTranslation(tuple(islice(translated, len(parts)))) for parts in sources]
+        translated = iter(
+            [
+                self._translated(part, hypotheses[: num_alternatives + 1])
+                for part, hypotheses in zip(flat, outputs, strict=True)
+            ]
+        )
+        return [
+            _assembled(sentence.plan, [list(islice(translated, len(parts))) for parts in sentence.sources])
+            for sentence in planned
+        ]
 
     def part_lengths(self, sentence: str) -> tuple[int, ...]:
-        """Source tokens, with eos, of every part that `sentence` is translated in: one, unless it is over-long."""
-        return tuple(len(part.ids) for part in self._parts(sentence))
+        """Source tokens, with eos, of everything `sentence` is translated as: one length, unless it is over-long or
+        something in it is protected."""
+        return tuple(len(part.ids) for source in self._planned(sentence).sources for part in source)
+
+    def _planned(self, sentence: str) -> _Planned:
+        plan = plan_sentence(sentence)
+        return _Planned(plan, [self._parts(source) for source in plan.sources])
 
     def _parts(self, sentence: str) -> list[_Source]:
         """A sentence in parts that fit."""
@@ -142,12 +180,13 @@ class Translator:
         begin, *rest = self._parts(second)
         return [*self._parts(first), begin._replace(before=separator), *rest]
 
-    def _translated(self, source: _Source, tokens: tuple[int, ...]) -> TranslatedPart:
+    def _translated(self, source: _Source, hypotheses: Sequence[Sequence[int]]) -> TranslatedPart:
         """A part's output, judged."""
-        text = self.tokenizer.decode(tokens)
+        texts = tuple(self.tokenizer.decode(tokens) for tokens in hypotheses)
+        best = hypotheses[0]
         limit = self.limits.max_tgt_tokens(len(source.ids))
-        fault = judge(source.text, source.ids, text, tokens, limit)
-        return TranslatedPart(source.before, text, len(source.ids), len(tokens), fault)
+        fault = judge(source.text, source.ids, texts[0], best, limit)
+        return TranslatedPart(source.before, texts, len(source.ids), len(best), fault)
 
     def _search(
         self,
@@ -155,8 +194,8 @@ class Translator:
         sources: list[list[int]],
         options: BeamOptions,
         is_cancelled: Callable[[], bool],
-    ) -> list[tuple[int, ...]]:
-        """Best output of every source."""
+    ) -> list[list[tuple[int, ...]]]:
+        """The outputs found for every source, best first."""
         if not sources:
             return []
         device = sub.device
@@ -165,4 +204,19 @@ class Translator:
         decoder = sub.start(sub.encode(src_BS), options.beam_size)
         max_lengths = [self.limits.max_tgt_tokens(len(ids)) for ids in sources]
         found = beam_search(decoder, max_lengths, options, device=device, is_cancelled=is_cancelled)
-        return [hypotheses[0].tokens for hypotheses in found]
+        return [[hypothesis.tokens for hypothesis in hypotheses] for hypotheses in found]
+
+
+def _assembled(plan: SentencePlan, sources: Sequence[Sequence[TranslatedPart]]) -> SentenceTranslation:
+    """A sentence of its parts: the best of each, and one alternative for each further rank."""
+    num_ranks = max(len(part.hypotheses) for parts in sources for part in parts)
+    ranked = [
+        plan.assemble(["".join(part.text(rank) for part in parts) for parts in sources])
+        for rank in range(num_ranks)
+    ]
+    best = ranked[0]
+    parts = [
+        replace(part, is_used=number in best.used) for number, source in enumerate(sources) for part in source
+    ]
+    texts = dict.fromkeys(assembled.text for assembled in ranked)
+    return SentenceTranslation(best.text, tuple(texts)[1:], tuple(parts))

@@ -12,7 +12,16 @@ from fastapi import FastAPI
 from starlette.middleware.cors import CORSMiddleware
 
 from dynhat_runtime import __version__
-from dynhat_runtime.service import error_answers, events, health, libretranslate, operations, promised, trace
+from dynhat_runtime.service import (
+    deepl,
+    error_answers,
+    events,
+    health,
+    libretranslate,
+    operations,
+    promised,
+    trace,
+)
 from dynhat_runtime.service.door import Door
 from dynhat_runtime.service.gate import Gate
 from dynhat_runtime.service.lifecycle import Lifecycle
@@ -74,6 +83,7 @@ def create_app(
     metrics = metrics or Metrics(lifecycle)
     error_answers.install(app, terms.overload_status)
     app.include_router(libretranslate.router(lifecycle, limits, door))
+    app.include_router(deepl.router(lifecycle, limits, door))
     app.include_router(promised.router(lifecycle, limits, door, metrics))
     app.include_router(health.router(lifecycle))
     app.include_router(operations.router(lifecycle, door, metrics, terms.shows_metrics, terms.metrics_token))

@@ -34,6 +34,19 @@ async def read_fields(request: Request, max_bytes: int, max_fields: int) -> dict
     )
 
 
+async def read_query_and_fields(request: Request, max_bytes: int, max_fields: int) -> dict[str, Any]:
+    """The fields of body and query, for clients that use either; the body wins. An empty body without a type is none.
+
+    Raises:
+        RequestTooLargeError, RequestError: As `read_fields` has it.
+    """
+    query = _parse_form(request.scope["query_string"], max_fields) if request.url.query else {}
+    if query and not request.headers.get("content-type"):
+        await read_body(request, max_bytes)
+        return query
+    return {**query, **await read_fields(request, max_bytes, max_fields)}
+
+
 async def read_json_object(request: Request, max_bytes: int) -> dict[str, Any]:
     """The body's JSON object; raises as `read_fields` does."""
     content_type = _content_type(request)

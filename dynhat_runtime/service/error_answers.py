@@ -12,7 +12,9 @@ HTTPException (404, 405, 408, 413)         as it says
 anything else                              500, and a log line
 
 LibreTranslate's paths differ, since its clients do: 400 for a missing key or a text too long, 403 for an unknown
-key, 429 for a full queue; and their errors have nothing but `error`.
+key, 429 for a full queue; and their errors have nothing but `error`. DeepL's paths, /v2/... but KServe's, answer
+`{"message": ...}` and nothing else: 403 for a missing or unknown key, 429 for a full queue, 503 for a promise that
+cannot be kept.
 """
 
 from __future__ import annotations
@@ -49,6 +51,17 @@ LIBRETRANSLATE_STATUS: Mapping[type[DynhatError], int] = {
     RequestTooLargeError: 400,
     EngineOverloadedError: 429,
 }
+DEEPL_STATUS: Mapping[type[DynhatError], int] = {
+    UnauthorizedError: 403,
+    EngineOverloadedError: 429,
+    PromiseError: 503,
+}
+KSERVE_PATHS = ("/v2/health", "/v2/models")
+
+
+def is_deepl(path: str) -> bool:
+    """Whether DeepL's clients ask there; also for what of DeepL's there is not."""
+    return path.startswith("/v2/") and not path.startswith(KSERVE_PATHS)
 
 
 def error_answer(
@@ -56,6 +69,16 @@ def error_answer(
 ) -> JSONResponse:
     """The one shape that errors have."""
     return JSONResponse({"error": message, **more}, status, headers)
+
+
+def deepl_answer(status: int, message: str, headers: Mapping[str, str] | None = None) -> JSONResponse:
+    """The shape that errors have on DeepL's paths."""
+    return JSONResponse({"message": message}, status, headers)
+
+
+def internal_error_answer(path: str) -> JSONResponse:
+    """Of an error nobody expected, its reason untold."""
+    return (deepl_answer if is_deepl(path) else error_answer)(500, "internal error")
 
 
 def install(app: FastAPI, overload_status: int = 503) -> None:
@@ -79,6 +102,9 @@ def install(app: FastAPI, overload_status: int = 503) -> None:
 
     def answer_of(error_type: type[DynhatError]) -> Handler:
         async def answer(request: Request, error: Exception) -> JSONResponse:
+            if is_deepl(request.url.path):
+                status = DEEPL_STATUS.get(error_type, statuses[error_type])
+                return deepl_answer(status, str(error), headers_of(error))
             if request.url.path in LIBRETRANSLATE_PATHS:
                 status = _libretranslate_status(error, statuses[error_type])
                 return error_answer(status, str(error), headers_of(error))
@@ -134,7 +160,8 @@ async def _answer_http(request: Request, error: Exception) -> JSONResponse:
     elif error.status_code == 405:
         allowed = (error.headers or {}).get("Allow", "another method")
         message = f"{request.method} is not possible here: use {allowed}"
-    return error_answer(error.status_code, message, error.headers)
+    answer = deepl_answer if is_deepl(request.url.path) else error_answer
+    return answer(error.status_code, message, error.headers)
 
 
 async def _answer_nobody(_request: Request, _error: Exception) -> JSONResponse:

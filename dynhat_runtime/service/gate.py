@@ -13,14 +13,16 @@ from starlette.datastructures import Headers, MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from dynhat_runtime.logs import about_request
-from dynhat_runtime.service.error_answers import CLIENT_GONE, error_answer
+from dynhat_runtime.service.error_answers import CLIENT_GONE, internal_error_answer, is_deepl
 from dynhat_runtime.service.lifecycle import Lifecycle
 from dynhat_runtime.service.metrics import Metrics
 from dynhat_runtime.service.ports import SpanPort
 from dynhat_runtime.service.request_ids import REQUEST_ID_HEADER, choose_request_id
 
 POINT_HEADER = "X-Operating-Point"
-POINT_PATHS = ("/translate", "/v1/translate", "/v1/translate/stream")
+TRACE_ID_HEADER = "X-Trace-ID"
+"""The request's id once more, as DeepL calls it."""
+POINT_PATHS = ("/translate", "/v1/translate", "/v1/translate/stream", "/v2/translate")
 OTHER_PATH = "other"
 """Stands in the metrics for every path there is not: what clients make up must not become a label."""
 METHODS = ("GET", "POST", "PUT", "DELETE", "PATCH", "HEAD", "OPTIONS")
@@ -68,6 +70,8 @@ class Gate:
                 code = message["status"]
                 headers = MutableHeaders(scope=message)
                 headers[REQUEST_ID_HEADER] = request_id
+                if is_deepl(scope["path"]):
+                    headers[TRACE_ID_HEADER] = request_id
                 self._complete_headers(scope["path"], headers)
             await send(message)
 
@@ -76,7 +80,7 @@ class Gate:
         except Exception:
             logger.exception("%s %r failed", scope["method"], scope["path"])
             if code is None:
-                await error_answer(500, "internal error")(scope, receive, send_through)
+                await internal_error_answer(scope["path"])(scope, receive, send_through)
         finally:
             self._note_answer(scope, code or CLIENT_GONE, time.monotonic() - began_s, request_id)
 

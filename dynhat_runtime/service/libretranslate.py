@@ -1,78 +1,98 @@
-"""The LibreTranslate facade: POST /translate and GET /languages, as its clients speak them.
+"""The LibreTranslate facade at the root, as its clients speak it: translate, detect, languages, settings of a page.
 
-One language pair, plain text. Detects no languages: "auto" means the one language we read, at confidence 0.
+Knows one language pair. Which of the two a text is in is judged by `text.language`, which knows no third.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from fastapi import APIRouter, Request
 from fastapi.responses import JSONResponse
 
 from dynhat_runtime.errors import RequestError
-from dynhat_runtime.service.bodies import read_fields
+from dynhat_runtime.service.bodies import read_query_and_fields
+from dynhat_runtime.service.documents import Source, read_source, translate_source
 from dynhat_runtime.service.door import Door, key_in
 from dynhat_runtime.service.gate import POINT_HEADER
+from dynhat_runtime.service.languages import name_of
 from dynhat_runtime.service.lifecycle import Lifecycle
 from dynhat_runtime.service.limits import RequestLimits
 from dynhat_runtime.service.log_fields import note_in_log
 from dynhat_runtime.service.ports import EnginePort
-from dynhat_runtime.service.request_fields import check_choice, check_texts, read_in_time
+from dynhat_runtime.service.request_fields import check_choice, check_count, check_texts, read_in_time
 from dynhat_runtime.service.schemas import (
     DetectedLanguage,
     ErrorAnswer,
+    FrontendLanguage,
+    FrontendLanguages,
+    FrontendSettings,
     Language,
     TranslateAnswer,
     TranslateRequest,
 )
-from dynhat_runtime.service.translation import Asked, translate
+from dynhat_runtime.service.translation import Asked, Translation
+from dynhat_runtime.text.documents import PlainText
+from dynhat_runtime.text.language import Detection, detect
+
+PATHS = ("/translate", "/detect", "/languages", "/frontend/settings")
 
 ERRORS: dict[int | str, dict[str, Any]] = {
     status: {"model": ErrorAnswer} for status in (400, 403, 408, 429, 500, 503, 504)
 }
+NOT_READY: dict[int | str, dict[str, Any]] = {503: {"model": ErrorAnswer}}
 
 NUM_OTHER_FIELDS = 64
 """Form fields tolerated beside `q`: clients send more than we read."""
-
-LANGUAGE_NAMES = {
-    "cs": "Czech",
-    "de": "German",
-    "en": "English",
-    "es": "Spanish",
-    "fr": "French",
-    "it": "Italian",
-    "nl": "Dutch",
-    "pl": "Polish",
-    "pt": "Portuguese",
-    "ro": "Romanian",
-    "ru": "Russian",
-    "zh": "Chinese",
-}
+MAX_ALTERNATIVES = 16
+"""More are never found: there are at most as many as the search has beams, less one."""
 
 
 def router(lifecycle: Lifecycle, limits: RequestLimits, door: Door) -> APIRouter:
     """The facade's routes."""
     routes = APIRouter(tags=["LibreTranslate"])
 
-    @routes.post("/translate", response_model=TranslateAnswer, responses=ERRORS)
-    async def post_translate(request: Request) -> JSONResponse:
-        """Translate one text or a list of texts."""
-        engine = lifecycle.serving.engine
+    async def read_fields(request: Request) -> dict[str, Any]:
+        """Body and query, in time."""
         max_fields = limits.batch_limit + NUM_OTHER_FIELDS
-        reading = read_fields(request, limits.max_body_bytes, max_fields)
-        fields = await read_in_time(reading, limits, "q")
+        reading = read_query_and_fields(request, limits.max_body_bytes, max_fields)
+        return await read_in_time(reading, limits, "q")
+
+    @routes.post(
+        "/translate", response_model=TranslateAnswer, response_model_exclude_none=True, responses=ERRORS
+    )
+    async def post_translate(request: Request) -> JSONResponse:
+        """Translate one text or a list of texts, plain or HTML."""
+        engine = lifecycle.serving.engine
+        fields = await read_fields(request)
         caller = door.admit(key_of(fields, request))
         asked = check_translate(fields, engine, limits)
         note_in_log(request, caller, asked.texts if limits.log_texts else None)
-        how = Asked(timeout_s=limits.timeout_s, priority=caller.priority)
-        translation = await translate(engine, asked.texts, request, how)
-        answer = _translate_answer(asked, translation.texts, engine.src_lang)
+        source = await read_source(asked.texts, asked.text_format, engine, is_auto=asked.is_auto)
+        how = Asked(
+            timeout_s=limits.timeout_s, priority=caller.priority, num_alternatives=asked.num_alternatives
+        )
+        texts, translation = await translate_source(engine, source, request, how)
+        lifecycle.num_characters += sum(map(len, asked.texts))
+        answer = _translate_answer(asked, source, texts, translation)
         headers = {POINT_HEADER: translation.operating_point}
         return JSONResponse(answer.model_dump(exclude_none=True), headers=headers)
 
-    @routes.get("/languages")
+    @routes.post("/detect", response_model=list[DetectedLanguage], responses=ERRORS)
+    async def post_detect(request: Request) -> JSONResponse:
+        """Which of the two languages a text is in, the likelier one first."""
+        engine = lifecycle.serving.engine
+        fields = await read_fields(request)
+        caller = door.admit(key_of(fields, request))
+        texts, is_batch = check_texts("q", fields.get("q"), limits)
+        if is_batch:
+            raise RequestError("q is a list: send one text", "q")
+        note_in_log(request, caller, texts if limits.log_texts else None)
+        found = detect(texts[0], engine.src_lang, engine.tgt_lang)
+        return JSONResponse([each.model_dump() for each in _candidates(found, engine)])
+
+    @routes.get("/languages", responses=NOT_READY)
     async def get_languages() -> list[Language]:
         """The languages read, each with those it is translated into."""
         engine = lifecycle.serving.engine
@@ -80,10 +100,21 @@ def router(lifecycle: Lifecycle, limits: RequestLimits, door: Door) -> APIRouter
             (engine.src_lang, [engine.tgt_lang]),
             (engine.tgt_lang, []),
         )
-        return [
-            Language(code=code, name=LANGUAGE_NAMES.get(code, code), targets=targets)
-            for code, targets in pair
-        ]
+        return [Language(code=code, name=name_of(code), targets=targets) for code, targets in pair]
+
+    @routes.get("/frontend/settings", responses=NOT_READY)
+    async def get_frontend_settings() -> FrontendSettings:
+        """What a page in front of this service has to know."""
+        engine = lifecycle.serving.engine
+        return FrontendSettings(
+            charLimit=limits.char_limit,
+            apiKeys=door.asks_for_keys,
+            keyRequired=door.asks_for_keys,
+            language=FrontendLanguages(
+                source=FrontendLanguage(code=engine.src_lang, name=name_of(engine.src_lang)),
+                target=FrontendLanguage(code=engine.tgt_lang, name=name_of(engine.tgt_lang)),
+            ),
+        )
 
     return routes
 
@@ -105,18 +136,52 @@ def check_translate(fields: Mapping[str, Any], engine: EnginePort, limits: Reque
     texts, is_batch = check_texts("q", fields.get("q"), limits)
     source = check_choice("source", fields.get("source"), (engine.src_lang, "auto"))
     check_choice("target", fields.get("target"), (engine.tgt_lang,))
-    text_format = fields.get("format") or "text"
-    if text_format == "html":
-        raise RequestError("format 'html' is not supported yet: send plain text with format 'text'", "format")
-    check_choice("format", text_format, ("text",))
-    return TranslateRequest(texts=texts, is_batch=is_batch, is_auto=source == "auto")
+    text_format = check_choice("format", fields.get("format") or "text", ("text", "html"))
+    return TranslateRequest(
+        texts=texts,
+        is_batch=is_batch,
+        is_auto=source == "auto",
+        text_format="html" if text_format == "html" else "text",
+        num_alternatives=check_count("alternatives", fields.get("alternatives"), MAX_ALTERNATIVES),
+    )
 
 
-def _translate_answer(asked: TranslateRequest, texts: tuple[str, ...], src_lang: str) -> TranslateAnswer:
+def _translate_answer(
+    asked: TranslateRequest, source: Source, texts: Sequence[str], translation: Translation
+) -> TranslateAnswer:
     """The answer in the shape of the question: a list for a list."""
-    detected = DetectedLanguage(confidence=0.0, language=src_lang)
+    detected = None if source.detected is None else [_detected(each) for each in source.detected]
+    alternatives = _alternatives(source, translation) if asked.num_alternatives else None
     if asked.is_batch:
         return TranslateAnswer(
-            translatedText=list(texts), detectedLanguage=[detected] * len(texts) if asked.is_auto else None
+            translatedText=list(texts), detectedLanguage=detected, alternatives=alternatives
         )
-    return TranslateAnswer(translatedText=texts[0], detectedLanguage=detected if asked.is_auto else None)
+    return TranslateAnswer(
+        translatedText=texts[0],
+        detectedLanguage=None if detected is None else detected[0],
+        alternatives=None if alternatives is None else alternatives[0],
+    )
+
+
+def _alternatives(source: Source, translation: Translation) -> list[list[str]]:
+    """Each document's other translations: none for one with markup, or one that was only echoed."""
+    details = iter(translation.details)
+    found = []
+    for document in source.documents:
+        own = [next(details) for _ in document.texts]
+        is_plain = isinstance(document, PlainText) and own[0] is not None
+        found.append(list(own[0].alternatives) if is_plain and own[0] is not None else [])
+    return found
+
+
+def _detected(found: Detection) -> DetectedLanguage:
+    """As the facade says it, in percent."""
+    return DetectedLanguage(confidence=round(100 * found.confidence, 1), language=found.language)
+
+
+def _candidates(found: Detection, engine: EnginePort) -> list[DetectedLanguage]:
+    """The language found, and the other one if the text says anything at all."""
+    if not found.confidence:
+        return [_detected(found)]
+    other = engine.src_lang if found.language == engine.tgt_lang else engine.tgt_lang
+    return [_detected(found), _detected(Detection(other, 1 - found.confidence))]

@@ -38,6 +38,8 @@ class Lifecycle:
     def __init__(self) -> None:
         self.phase: Phase = "loading"
         self.num_in_flight = 0
+        self.num_characters = 0
+        """Of the texts translated for the facades' clients since the start."""
         self.is_stuck = False
         """Work does not get on; whoever watches it says so."""
         self._serving: Serving | None = None

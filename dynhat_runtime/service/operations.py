@@ -15,7 +15,7 @@ from starlette.concurrency import run_in_threadpool
 from dynhat_runtime import __version__
 from dynhat_runtime.errors import RequestError, UnauthorizedError
 from dynhat_runtime.operating_point import OperatingPointTable
-from dynhat_runtime.service import health
+from dynhat_runtime.service import deepl, health, libretranslate
 from dynhat_runtime.service.bodies import read_json_object
 from dynhat_runtime.service.door import Door, key_in
 from dynhat_runtime.service.keys import digest_of
@@ -36,8 +36,8 @@ from dynhat_runtime.service.schemas import (
 MAX_BODY_BYTES = 4096
 
 PATHS = (
-    "/translate",
-    "/languages",
+    *libretranslate.PATHS,
+    *deepl.PATHS,
     *health.PATHS,
     "/metrics",
     "/v1/trace",

@@ -48,6 +48,10 @@ class Translated(Protocol):
         """Of their translations."""
 
     @property
+    def alternatives(self) -> tuple[str, ...]:
+        """Other translations, as many as were asked for and found, better ones first."""
+
+    @property
     def num_guard_retries(self) -> int:
         """How often the request was translated anew because the output was degenerate."""
 
@@ -104,6 +108,7 @@ class EnginePort(Protocol):
         priority: Priority = "interactive",
         request_id: str | None = None,
         on_sentence: Callable[[int, str], None] | None = None,
+        num_alternatives: int = 0,
     ) -> Future[Any]:
         """A future of one `Translated` per text (Any: futures are invariant).
 
@@ -117,6 +122,7 @@ class EnginePort(Protocol):
             request_id: The name that log lines about it carry.
             on_sentence: Hears of each sentence, on the engine's thread: number of its text, next piece of that
                 text's translation. The request is then translated in order, and there is no second attempt.
+            num_alternatives: Other translations wanted of each text.
 
         Raises:
             EngineOverloadedError: The queue is full.

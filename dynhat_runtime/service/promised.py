@@ -156,7 +156,13 @@ def router(lifecycle: Lifecycle, limits: RequestLimits, door: Door, metrics: Met
         openapi_extra=BODY,
     )
     async def post_translate(request: Request) -> JSONResponse:
-        """Translate within a latency budget, at a lowest quality, or on a named operating point."""
+        """Translate within a latency budget, at a lowest quality, or on a named operating point.
+
+        `latency_budget_ms` is for the whole request, from its arrival to the answer: all texts, however many
+        sentences they are cut into, translated in batches together. Without it the daemon's budget is allowed once
+        for everything decoded at once: for each sentence, each part of an over-long one, and, where placeholders or
+        addresses stand in a sentence, for it and for each piece between them.
+        """
         begun = await begin(request)
         translation = await translate(
             begun.serving.engine, begun.asked.texts, request, begun.asked_of_engine(limits)

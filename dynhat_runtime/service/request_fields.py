@@ -85,6 +85,20 @@ def check_number(field: str, value: object, maximum: float) -> float | None:
     return float(value)  # type: ignore[arg-type]
 
 
+def check_count(field: str, value: object, maximum: int) -> int:
+    """`value`, if it is a whole number from 0 on, or one in digits as forms send it; 0 if it was not given.
+
+    More than `maximum` is `maximum`: there is no more to be had.
+    """
+    if value is None or value == "":
+        return 0
+    if isinstance(value, str) and value.isascii() and value.isdecimal():
+        value = min(int(value[:9]), maximum)
+    if isinstance(value, bool) or not isinstance(value, int) or value < 0:
+        raise RequestError(f"{field} {show(value)} cannot be: send a whole number, 0 or more", field)
+    return min(value, maximum)
+
+
 def check_flag(field: str, value: object) -> bool:
     """`value`, if it is true or false; False if it was not given."""
     if value is not None and not isinstance(value, bool):

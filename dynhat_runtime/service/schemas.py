@@ -9,6 +9,7 @@ from pydantic import BaseModel, ConfigDict
 from dynhat_runtime.design_space import SubTransformerConfig
 from dynhat_runtime.operating_point import LatencyMeasurement, OperatingPoint, OperatingPointTable, Precision
 from dynhat_runtime.service.ports import ControlStatusPort, Mode, Translated
+from dynhat_runtime.text.documents import TextFormat
 
 
 class ErrorAnswer(BaseModel):
@@ -104,13 +105,44 @@ class TranslateRequest(BaseModel):
     texts: tuple[str, ...]
     is_batch: bool
     is_auto: bool
+    text_format: TextFormat = "text"
+    num_alternatives: int = 0
 
 
 class TranslateAnswer(BaseModel):
-    """POST /translate; `detectedLanguage` only when the source was "auto"."""
+    """POST /translate; `detectedLanguage` only when the source was "auto", `alternatives` only when asked for."""
 
     translatedText: str | list[str]  # the facade's spelling
     detectedLanguage: DetectedLanguage | list[DetectedLanguage] | None = None
+    alternatives: list[str] | list[list[str]] | None = None
+
+
+class FrontendLanguage(BaseModel):
+    """A language a page begins with."""
+
+    code: str
+    name: str
+
+
+class FrontendLanguages(BaseModel):
+    """What is translated into what at first."""
+
+    source: FrontendLanguage
+    target: FrontendLanguage
+
+
+class FrontendSettings(BaseModel):
+    """GET /frontend/settings, spelt as LibreTranslate's page reads it."""
+
+    charLimit: int
+    frontendTimeout: int = 500
+    """Pause in typing after which a page translates, in ms."""
+    apiKeys: bool
+    keyRequired: bool
+    suggestions: bool = False
+    filesTranslation: bool = False
+    supportedFilesFormat: list[str] = []
+    language: FrontendLanguages
 
 
 class PromisedBody(BaseModel):

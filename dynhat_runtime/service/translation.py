@@ -41,6 +41,7 @@ class Asked:
         retry_within_ms: As `EnginePort.submit` has it.
         priority: The class of requests that it waits in.
         on_sentence: As `EnginePort.submit` has it.
+        num_alternatives: Other translations wanted of each text.
     """
 
     timeout_s: float
@@ -48,6 +49,7 @@ class Asked:
     retry_within_ms: float | None = None
     priority: Priority = "interactive"
     on_sentence: Callable[[int, str], None] | None = None
+    num_alternatives: int = 0
 
 
 async def translate(engine: EnginePort, texts: Sequence[str], request: Request, asked: Asked) -> Translation:
@@ -84,6 +86,7 @@ async def submit(engine: EnginePort, texts: Sequence[str], asked: Asked) -> Futu
             priority=asked.priority,
             request_id=current_request_id(),
             on_sentence=asked.on_sentence,
+            num_alternatives=asked.num_alternatives,
         )
 
     if sum(map(len, present)) <= QUICK_CHARS:
