@@ -10,10 +10,12 @@ from collections.abc import Callable
 from pathlib import Path
 
 from benchmarks.children import PATIENCE_S, POLL_S, Child, child
-from benchmarks.figures import BenchmarkError, Figure, Result, Summary, Task
+from benchmarks.figures import Aim, BenchmarkError, Figure, Result, Summary, Task
 from dynhat_runtime.model.checkpoint import WEIGHTS
 
 NUM_RUNS, NUM_RUNS_QUICK = 7, 2
+MOST = 1.3
+"""How many times the floor a start may take."""
 SENTENCE = "Good morning to you all."
 FLOOR = "floor: `import torch` and reading the weights file"
 TRANSLATE = "`dynhat translate`: one line in, its translation out"
@@ -37,7 +39,7 @@ def measure(task: Task) -> Result:
                 seconds[name].append(measured_s)
     figures = [Figure(name, "s", Summary.of(samples)) for name, samples in seconds.items()]
     figures += [
-        Figure(f"{name} / floor", "x", Summary.ratio(seconds[name], seconds[FLOOR]))
+        Figure(f"{name} / floor", "x", Summary.ratio(seconds[name], seconds[FLOOR]), (Aim("median", MOST),))
         for name in (TRANSLATE, SERVED)
     ]
     return Result(
@@ -49,7 +51,10 @@ def measure(task: Task) -> Result:
             f"a free port; /health is asked every {POLL_S * 1e3:g} ms and /translate as soon as it says ok."
         ),
         figures=tuple(figures),
-        notes=("No aim is set for this: the floor says what no program on this torch can beat.",),
+        notes=(
+            "The floor imports as Python does by itself; ours rests the collector of garbage while it loads and has "
+            "the system load torch's libraries on another CPU meanwhile, so a part of the import costs it less.",
+        ),
     )
 
 

@@ -76,6 +76,7 @@ def serve(
         "log_level": log_level,
     }
     with startup.loading() as loaded:
+        startup.begin_to_load_torch()
         from dynhat_runtime.settings import load_settings
 
         settings = load_settings(config, command_line)
