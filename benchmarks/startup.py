@@ -48,7 +48,8 @@ def measure(task: Task) -> Result:
         how=(
             f"{num_runs} fresh processes of each kind in turns, from just before the process is made. Files were "
             f"read before and so come from the page cache, except perhaps in the first round. The daemon listens on "
-            f"a free port; /health is asked every {POLL_S * 1e3:g} ms and /translate as soon as it says ok."
+            f"a free port; its log is looked at every {POLL_S * 1e3:g} ms, /health is asked once the log says ready, "
+            "not before, since every answer would cost the loading daemon time, and /translate when /health says ok."
         ),
         figures=tuple(figures),
         notes=(
@@ -76,6 +77,8 @@ def _start_translate(bundle: Path) -> dict[str, float]:
 def _start_daemon(bundle: Path) -> dict[str, float]:
     with child(["-m", "dynhat_runtime", "serve", "--port", "0", "--bundle", str(bundle)]) as process:
         url = _url(process)
+        while "ready: " not in process.log_text():
+            process.pause("being ready")
         while not _is_healthy(url):
             process.pause("good health")
         healthy_s = process.seconds
