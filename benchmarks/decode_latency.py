@@ -23,7 +23,6 @@ from dynhat_runtime.operating_point import Precision
 
 SETTLE_S = 0.02
 """Pause between turns at more than one thread: the other engine's threads look for work a while before they sleep."""
-FEWEST_ROUNDS = 2
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,13 +99,14 @@ class Effort:
 
     Attributes:
         num_rounds: Turns of every engine, at most.
-        row_s: No new round after this long, once there are `FEWEST_ROUNDS`.
+        row_s: No new round after this long, once there are `fewest_rounds`.
         num_eager_rounds: Turns of the baseline, which is slow; 0 leaves it out.
     """
 
     num_rounds: int
     row_s: float
     num_eager_rounds: int
+    fewest_rounds: int = 2
 
 
 def all_cases(
@@ -234,7 +234,7 @@ def take_turns(
     times_ms: dict[str, list[float]] = {name: [] for name in runs}
     until_s = time.perf_counter() + effort.row_s
     for number in range(effort.num_rounds):
-        if number >= FEWEST_ROUNDS and time.perf_counter() > until_s:
+        if number >= effort.fewest_rounds and time.perf_counter() > until_s:
             break
         for name in runs if number % 2 == 0 else reversed(list(runs)):
             if number >= at_most.get(name, effort.num_rounds):

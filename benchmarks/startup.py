@@ -10,10 +10,12 @@ from collections.abc import Callable
 from pathlib import Path
 
 from benchmarks.children import PATIENCE_S, POLL_S, Child, child
-from benchmarks.figures import BenchmarkError, Figure, Result, Summary, Task
+from benchmarks.figures import Aim, BenchmarkError, Figure, Result, Summary, Task
 from dynhat_runtime.model.checkpoint import WEIGHTS
 
 NUM_RUNS, NUM_RUNS_QUICK = 7, 2
+MOST = 1.3
+"""How many times the floor a start may take."""
 SENTENCE = "Good morning to you all."
 FLOOR = "floor: `import torch` and reading the weights file"
 TRANSLATE = "`dynhat translate`: one line in, its translation out"
@@ -37,7 +39,7 @@ def measure(task: Task) -> Result:
                 seconds[name].append(measured_s)
     figures = [Figure(name, "s", Summary.of(samples)) for name, samples in seconds.items()]
     figures += [
-        Figure(f"{name} / floor", "x", Summary.ratio(seconds[name], seconds[FLOOR]))
+        Figure(f"{name} / floor", "x", Summary.ratio(seconds[name], seconds[FLOOR]), (Aim("median", MOST),))
         for name in (TRANSLATE, SERVED)
     ]
     return Result(
@@ -46,10 +48,14 @@ def measure(task: Task) -> Result:
         how=(
             f"{num_runs} fresh processes of each kind in turns, from just before the process is made. Files were "
             f"read before and so come from the page cache, except perhaps in the first round. The daemon listens on "
-            f"a free port; /health is asked every {POLL_S * 1e3:g} ms and /translate as soon as it says ok."
+            f"a free port; its log is looked at every {POLL_S * 1e3:g} ms, /health is asked once the log says ready, "
+            "not before, since every answer would cost the loading daemon time, and /translate when /health says ok."
         ),
         figures=tuple(figures),
-        notes=("No aim is set for this: the floor says what no program on this torch can beat.",),
+        notes=(
+            "The floor imports as Python does by itself; ours rests the collector of garbage while it loads and has "
+            "the system load torch's libraries on another CPU meanwhile, so a part of the import costs it less.",
+        ),
     )
 
 
@@ -71,6 +77,8 @@ def _start_translate(bundle: Path) -> dict[str, float]:
 def _start_daemon(bundle: Path) -> dict[str, float]:
     with child(["-m", "dynhat_runtime", "serve", "--port", "0", "--bundle", str(bundle)]) as process:
         url = _url(process)
+        while "ready: " not in process.log_text():
+            process.pause("being ready")
         while not _is_healthy(url):
             process.pause("good health")
         healthy_s = process.seconds

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import csv
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,7 @@ from dynhat_runtime.offline import commands, profile
 from dynhat_runtime.offline.commands import EvaluateOptions, evaluate_bundle, profile_bundle
 from dynhat_runtime.offline.profile import ProfileOptions
 from dynhat_runtime.operating_point import OperatingPointTable
+from tests.native_library import native_library
 from tests.toy_bundle import write_toy_bundle
 from tests.toy_text import toy_pairs, write_pairs
 
@@ -103,6 +105,20 @@ def test_quality_is_measured_on_request_and_kept_afterwards(
     _profile(bundle_path)
     again = Bundle.open(bundle_path).table()
     assert [(p.id, p.dev_loss, p.bleu) for p in again] == [(p.id, p.dev_loss, p.bleu) for p in first]
+
+
+def test_int8_points_have_scores_of_their_own(bundle_path: Path, points_file: Path, test_set: Path) -> None:
+    """Points measured in int8 say so, with their threads; scores of fp32 are not theirs, dev losses are."""
+    native_library()
+    _profile(bundle_path, points_file=points_file, dev=test_set, test=test_set)
+    first = Bundle.open(bundle_path).table()
+    int8 = replace(OPTIONS, precision="int8", num_threads=2)
+    profile_bundle(bundle_path, points_file=None, dev=None, test=None, options=int8, out=None)
+    again = Bundle.open(bundle_path).table()
+    assert [(p.id, p.precision, p.num_threads) for p in again] == [("narrow", "int8", 2), ("wide", "int8", 2)]
+    assert again.device.precision == "int8"
+    assert [(p.dev_loss, p.bleu) for p in again] == [(p.dev_loss, None) for p in first]
+    assert [(p.precision, p.num_threads) for p in first] == [("fp32", 1), ("fp32", 1)]
 
 
 def test_table_elsewhere_leaves_the_bundle_alone(

@@ -23,6 +23,7 @@ from dynhat_runtime.model.sub_transformer import EncoderOutput, IncrementalDecod
 from dynhat_runtime.model.super_transformer import SuperTransformer
 from dynhat_runtime.model.threads import DECODING_THREADS
 from dynhat_runtime.offline import profile
+from dynhat_runtime.offline.point_files import points_from_file
 from dynhat_runtime.offline.profile import (
     NUM_WARMUP_RUNS,
     PointQuality,
@@ -31,7 +32,6 @@ from dynhat_runtime.offline.profile import (
     busy_neighbours,
     default_budget_ms,
     measure_once,
-    points_from_file,
     points_of_table,
     profile_points,
 )

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import gc
+import importlib.util
+import subprocess
+import sys
 import weakref
 
 import pytest
@@ -68,3 +71,34 @@ def test_whoever_turned_it_off() -> None:
         loaded()
         assert not gc.isenabled()
     assert not gc.isenabled()
+
+
+def test_torch_is_the_same_when_its_libraries_came_before() -> None:
+    """Libraries loaded ahead are the ones that torch's import uses, and torch computes."""
+    code = (
+        "from dynhat_runtime import startup\nstartup.begin_to_load_torch().join()\nimport sys\n"
+        "assert 'torch' not in sys.modules\nmapped = 'libtorch_cpu' in open('/proc/self/maps').read()\n"
+        "import torch\nprint(mapped, int((torch.ones(2, 3) @ torch.ones(3, 1)).sum()))"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, timeout=120, check=False
+    )
+    assert (done.stdout, done.stderr) == ("True 6\n", "")
+
+
+def test_without_torch(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where there is no torch nothing is loaded, and nothing fails: importing it will say so."""
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
+    failures: list[object] = []
+    monkeypatch.setattr("threading.excepthook", failures.append)
+    startup.begin_to_load_torch().join()
+    assert failures == []
+
+
+def test_libraries_that_cannot_be_loaded(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Libraries that cannot be loaded ahead are left to torch's own import."""
+    monkeypatch.setattr(startup, "TORCH_LIBRARIES", (("libnone.so", 0),))
+    failures: list[object] = []
+    monkeypatch.setattr("threading.excepthook", failures.append)
+    startup.begin_to_load_torch().join()
+    assert failures == []

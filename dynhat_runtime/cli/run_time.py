@@ -92,6 +92,7 @@ def serve(
         "log_format": log_format,
     }
     with startup.loading() as loaded:
+        startup.begin_to_load_torch()
         from dynhat_runtime.settings import load_settings
 
         settings = load_settings(config, command_line)

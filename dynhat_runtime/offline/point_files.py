@@ -6,19 +6,65 @@ Measures nothing. The ending decides how a file is read; a point outside the des
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Annotated
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from dynhat_runtime.design_space import DesignSpace, SubTransformerConfig
-from dynhat_runtime.errors import DesignSpaceError, SettingsError
+from dynhat_runtime.errors import DesignSpaceError, SettingsError, first_complaint
 from dynhat_runtime.model.checkpoint import PAPER_POINTS, TABLES, Bundle, shipped_bundle_path
 from dynhat_runtime.offline.import_hat import config_from_hat_yaml
 from dynhat_runtime.offline.paper_points import DEFAULT_SOURCE, PaperPoints
-from dynhat_runtime.offline.profile import PointQuality, PointToMeasure, points_from_file, points_of_table
-from dynhat_runtime.offline.recipe import FixedRecipe
+from dynhat_runtime.offline.profile import PointQuality, PointToMeasure, points_of_table
+from dynhat_runtime.offline.recipe import FixedRecipe, read_toml
 from dynhat_runtime.offline.searched_points import read_searched_points, slug
 from dynhat_runtime.offline.text_files import write_text
-from dynhat_runtime.operating_point import OperatingPointTable
+from dynhat_runtime.operating_point import OperatingPointTable, PointId, Precision
 
 YAML_ENDINGS = (".yml", ".yaml")
+
+
+class NamedConfig(BaseModel):
+    """A point chosen by hand."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    id: PointId
+    num_decoder_layers: Annotated[int, Field(gt=0)]
+    encoder_embed_dim: int
+    encoder_ffn_dim: int
+    decoder_embed_dim: int
+    decoder_ffn_dim: int
+    num_heads: int
+    cross_attention_span: int = 1
+    precision: Precision = "fp32"
+    num_threads: Annotated[int, Field(ge=1, le=64)] = 1
+
+    def config(self, space: DesignSpace) -> SubTransformerConfig:
+        """The architecture, alike in every layer.
+
+        Raises:
+            DesignSpaceError: A value is not a choice of `space`.
+        """
+        num_encoder, num_decoder = space.max_encoder_layers, self.num_decoder_layers
+        return space.check(
+            SubTransformerConfig(
+                encoder_embed_dim=self.encoder_embed_dim,
+                encoder_ffn_dims=(self.encoder_ffn_dim,) * num_encoder,
+                encoder_attention_heads=(self.num_heads,) * num_encoder,
+                decoder_embed_dim=self.decoder_embed_dim,
+                decoder_ffn_dims=(self.decoder_ffn_dim,) * num_decoder,
+                decoder_attention_heads=(self.num_heads,) * num_decoder,
+                cross_attention_heads=(self.num_heads,) * num_decoder,
+                cross_attention_spans=(self.cross_attention_span,) * num_decoder,
+            )
+        )
+
+
+class _PointList(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    points: tuple[NamedConfig, ...] = Field(min_length=1)
 
 
 def points_from_any(path: Path, space: DesignSpace, device: str | None = None) -> list[PointToMeasure]:
@@ -36,6 +82,31 @@ def points_from_any(path: Path, space: DesignSpace, device: str | None = None) -
     if path.suffix in YAML_ENDINGS:
         return [checked_point(path, slug(path.stem), config_from_hat_yaml(path), space)]
     return points_from_file(path, space)
+
+
+def points_from_file(path: Path, space: DesignSpace) -> list[PointToMeasure]:
+    """Points chosen by hand in a TOML file of `[[points]]`.
+
+    Raises:
+        SettingsError: The file is not such a list, or a point lies outside the design space.
+    """
+    try:
+        listed = _PointList.model_validate(read_toml(path))
+    except ValidationError as error:
+        raise SettingsError(f"{path}: {first_complaint(error)}") from error
+    points: list[PointToMeasure] = []
+    for point in listed.points:
+        if any(point.id == other.id for other in points):
+            raise SettingsError(f"{path}: point id {point.id!r} repeats: give each point its own")
+        try:
+            points.append(
+                PointToMeasure(
+                    point.id, point.config(space), PointQuality(), point.precision, point.num_threads
+                )
+            )
+        except DesignSpaceError as error:
+            raise SettingsError(f"{path}: point {point.id!r}: {error}") from error
+    return points
 
 
 def points_of_bundle(bundle: Bundle) -> list[PointToMeasure]:

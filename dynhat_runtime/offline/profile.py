@@ -19,30 +19,25 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from datetime import datetime, timezone
-from pathlib import Path
-from typing import Annotated, NamedTuple, TypeVar
+from typing import NamedTuple, TypeVar
 
 import torch
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from rich.console import Console
 from rich.progress import track
 
 from dynhat_runtime.decoding.beam_search import BeamOptions, beam_search
 from dynhat_runtime.decoding.tokenizer import EOS_ID
 from dynhat_runtime.design_space import DesignSpace, SubTransformerConfig
-from dynhat_runtime.errors import DesignSpaceError, SettingsError, first_complaint
 from dynhat_runtime.model.checkpoint import Bundle
 from dynhat_runtime.model.decodable import Decodable, DecodableSuper
 from dynhat_runtime.model.threads import move_threads_to, use_decoding_threads
 from dynhat_runtime.monitor.host import HostMonitor
 from dynhat_runtime.monitor.identity import device_name
-from dynhat_runtime.offline.recipe import read_toml
 from dynhat_runtime.operating_point import (
     DeviceDescription,
     LatencyMeasurement,
     OperatingPoint,
     OperatingPointTable,
-    PointId,
     Precision,
 )
 
@@ -60,49 +55,6 @@ PLANNED_BUSY_NEIGHBOURS = 1
 """What the default budget is made for; the daemon's own default."""
 MIN_CPU_RATIO = 1.06
 """Below this a lost CPU costs too little to put a default budget between."""
-
-
-class NamedConfig(BaseModel):
-    """A point chosen by hand."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-    id: PointId
-    num_decoder_layers: Annotated[int, Field(gt=0)]
-    encoder_embed_dim: int
-    encoder_ffn_dim: int
-    decoder_embed_dim: int
-    decoder_ffn_dim: int
-    num_heads: int
-    cross_attention_span: int = 1
-    precision: Precision = "fp32"
-    num_threads: Annotated[int, Field(ge=1, le=64)] = 1
-
-    def config(self, space: DesignSpace) -> SubTransformerConfig:
-        """The architecture, alike in every layer.
-
-        Raises:
-            DesignSpaceError: A value is not a choice of `space`.
-        """
-        num_encoder, num_decoder = space.max_encoder_layers, self.num_decoder_layers
-        return space.check(
-            SubTransformerConfig(
-                encoder_embed_dim=self.encoder_embed_dim,
-                encoder_ffn_dims=(self.encoder_ffn_dim,) * num_encoder,
-                encoder_attention_heads=(self.num_heads,) * num_encoder,
-                decoder_embed_dim=self.decoder_embed_dim,
-                decoder_ffn_dims=(self.decoder_ffn_dim,) * num_decoder,
-                decoder_attention_heads=(self.num_heads,) * num_decoder,
-                cross_attention_heads=(self.num_heads,) * num_decoder,
-                cross_attention_spans=(self.cross_attention_span,) * num_decoder,
-            )
-        )
-
-
-class _PointList(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-    points: tuple[NamedConfig, ...] = Field(min_length=1)
 
 
 @dataclass(frozen=True, slots=True)
@@ -140,31 +92,6 @@ class ProfileOptions:
     beam_size: int = 4
     lengths: tuple[int, ...] = LENGTHS
     num_warmup_runs: int = NUM_WARMUP_RUNS
-
-
-def points_from_file(path: Path, space: DesignSpace) -> list[PointToMeasure]:
-    """Points chosen by hand in a TOML file of `[[points]]`.
-
-    Raises:
-        SettingsError: The file is not such a list, or a point lies outside the design space.
-    """
-    try:
-        listed = _PointList.model_validate(read_toml(path))
-    except ValidationError as error:
-        raise SettingsError(f"{path}: {first_complaint(error)}") from error
-    points: list[PointToMeasure] = []
-    for point in listed.points:
-        if any(point.id == other.id for other in points):
-            raise SettingsError(f"{path}: point id {point.id!r} repeats: give each point its own")
-        try:
-            points.append(
-                PointToMeasure(
-                    point.id, point.config(space), PointQuality(), point.precision, point.num_threads
-                )
-            )
-        except DesignSpaceError as error:
-            raise SettingsError(f"{path}: point {point.id!r}: {error}") from error
-    return points
 
 
 def precisions_of(points: Iterable[PointToMeasure]) -> tuple[Precision, ...]:
