@@ -3,16 +3,18 @@
 Start: check paths, open the socket, answer "loading"; build and start engine and loop on a thread; ready.
 Stop (SIGTERM, SIGINT): refuse new translations, finish those in flight, stop control loop and engine, close.
 A second signal stops waiting for requests; a third has the system's default effect.
+
+Sockets inherited from systemd outlive the daemon, so nobody is refused: nothing is accepted before it can be
+answered, and at the end what was not accepted is left in the socket's queue for the next daemon.
 """
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
-import errno
+import faulthandler
 import logging
 import signal
-import socket
 import sys
 import time
 from collections.abc import Callable, Generator
@@ -21,8 +23,12 @@ from typing import Any, Protocol
 
 import uvicorn
 
-from dynhat_runtime.errors import SettingsError
+from dynhat_runtime.decoding_progress import DecodingProgress
+from dynhat_runtime.errors import DynhatError, SettingsError
 from dynhat_runtime.governor.rules import GovernorRules
+from dynhat_runtime.heartbeat import Heartbeat, StallLimits
+from dynhat_runtime.journal_lines import JournalFormatter, leads_to_journal
+from dynhat_runtime.listeners import Listeners
 from dynhat_runtime.observation import Observation
 from dynhat_runtime.service.app import create_app
 from dynhat_runtime.service.lifecycle import Lifecycle, Serving
@@ -30,6 +36,7 @@ from dynhat_runtime.service.limits import RequestLimits
 from dynhat_runtime.service.ports import ControlPort, EnginePort
 from dynhat_runtime.service.trace import TracePort
 from dynhat_runtime.settings import Settings
+from dynhat_runtime.systemd_notify import Notifier, watchdog_period_s
 
 SHORTEST_STOP_S = 1.0
 """What the engine gets to stop even when draining took all the time there was."""
@@ -37,11 +44,20 @@ SHORTEST_STOP_S = 1.0
 CLOSING_S = 2
 """What clients get to close their connections once everything is answered."""
 
+FIRST_REQUEST_S = 1.0
+"""What a client that has connected gets to send its request, when the socket is handed over."""
+
+POLL_S = 0.02
+
 logger = logging.getLogger(__name__)
 
 
 class StartableEngine(EnginePort, Protocol):
     """An engine together with its start and stop."""
+
+    @property
+    def progress(self) -> DecodingProgress:
+        """What it is at, for the watchdog."""
 
     def start(self) -> None:
         """Begin to translate."""
@@ -169,48 +185,28 @@ def run(settings: Settings, build: Callable[[Settings], Runtime] = build_runtime
     Raises:
         DynhatError: The daemon could not start; its message says what to do.
     """
-    _check_paths(settings)
-    listener = open_listener(settings.host, settings.port)
-    logging.basicConfig(
-        stream=sys.stderr, level=settings.log_level.upper(), format="%(asctime)s %(levelname)s %(message)s"
-    )
-    logging.getLogger("uvicorn").setLevel(max(logging.WARNING, logging.getLogger().level))
-    asyncio.run(_Daemon(settings, listener, build).serve())
+    notifier = Notifier.from_environment()
+    try:
+        _check_paths(settings)
+        listeners = Listeners.open(settings.host, settings.port)
+        _log_to_stderr(settings.log_level)
+        faulthandler.enable()  # a watchdog's SIGABRT leaves every thread's stack in the log
+        asyncio.run(_Daemon(settings, listeners, build, notifier).serve())
+    except DynhatError as error:
+        notifier.status(f"failed: {error}")
+        raise
     return 0
 
 
-def open_listener(host: str, port: int) -> socket.socket:
-    """A listening TCP socket.
-
-    Raises:
-        SettingsError: Host or port cannot be used, and which to change.
-    """
-    try:
-        family, kind, protocol, _, address = socket.getaddrinfo(
-            host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
-        )[0]
-    except (socket.gaierror, UnicodeError) as error:
-        raise SettingsError(f"host {host!r} cannot be resolved ({error}): give --host an address") from error
-    listener = socket.socket(family, kind, protocol)
-    try:
-        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        listener.bind(address)
-        listener.listen()
-    except OSError as error:
-        listener.close()
-        raise SettingsError(_why_not_listening(host, port, error)) from error
-    return listener
-
-
-def _why_not_listening(host: str, port: int, error: OSError) -> str:
-    """What to do about a socket that would not open."""
-    if error.errno == errno.EADDRINUSE:
-        return f"port {port} on {host} is in use: stop the other program or give --port"
-    if error.errno == errno.EACCES:
-        return f"port {port} on {host} is for privileged programs: give --port 1024 or above"
-    if error.errno == errno.EADDRNOTAVAIL:
-        return f"host {host} is not an address of this machine: give --host another one"
-    return f"cannot listen on port {port} of {host} ({error.strerror}): give --host or --port"
+def _log_to_stderr(level: str) -> None:
+    """Lines for people, or for systemd's journal, which has its own clock and wants each line's priority."""
+    handler = logging.StreamHandler(sys.stderr)
+    if leads_to_journal(sys.stderr):
+        handler.setFormatter(JournalFormatter(logging.Formatter("%(message)s")))
+    else:
+        handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
+    logging.basicConfig(handlers=[handler], level=level.upper())
+    logging.getLogger("uvicorn").setLevel(max(logging.WARNING, logging.getLogger().level))
 
 
 def _check_paths(settings: Settings) -> None:
@@ -219,12 +215,6 @@ def _check_paths(settings: Settings) -> None:
         raise SettingsError(f"bundle {settings.bundle} is not a folder: give --bundle a bundle's folder")
     if settings.table is not None and not settings.table.is_file():
         raise SettingsError(f"table {settings.table} is not a file: measure one with 'dynhat profile'")
-
-
-def _url(listener: socket.socket) -> str:
-    """Where the daemon is reached, with the port it really has."""
-    host, port = listener.getsockname()[:2]
-    return f"http://[{host}]:{port}" if listener.family == socket.AF_INET6 else f"http://{host}:{port}"
 
 
 async def _first_of(*futures: asyncio.Future[Any], timeout_s: float | None = None) -> None:
@@ -245,12 +235,18 @@ class _Daemon:
     """One run from the open socket to the closed one."""
 
     def __init__(
-        self, settings: Settings, listener: socket.socket, build: Callable[[Settings], Runtime]
+        self,
+        settings: Settings,
+        listeners: Listeners,
+        build: Callable[[Settings], Runtime],
+        notifier: Notifier,
     ) -> None:
         self._settings = settings
-        self._listener = listener
+        self._listeners = listeners
         self._build = build
-        self._url = _url(listener)
+        self._notifier = notifier
+        self._heartbeat: asyncio.Future[None] | None = None
+        self._url = listeners.urls
         self._lifecycle = Lifecycle()
         self._told_to_stop = asyncio.Event()
         self._told_to_hurry = asyncio.Event()
@@ -273,14 +269,24 @@ class _Daemon:
         """Load, serve, drain, close; raises what loading raised."""
         for signal_number in (signal.SIGTERM, signal.SIGINT):
             asyncio.get_running_loop().add_signal_handler(signal_number, self._on_signal)
-        serving = asyncio.ensure_future(self._server.serve(sockets=[self._listener]))
         loading = asyncio.ensure_future(asyncio.to_thread(self._load))
+        serving = asyncio.ensure_future(self._serve_http(loading))
         try:
             await self._serve_until_told(loading, serving)
             await self._drain_and_stop(loading)
         finally:
             self._server.should_exit = True
             await serving
+            if self._heartbeat is not None:
+                self._heartbeat.cancel()
+
+    async def _serve_http(self, loading: asyncio.Future[Runtime]) -> None:
+        """Answer on all sockets; on inherited ones not before there is something to answer with."""
+        if self._listeners.are_inherited:
+            await asyncio.wait({loading})
+            if loading.exception() is not None or self._told_to_stop.is_set():
+                return
+        await self._server.serve(sockets=list(self._listeners.sockets))
 
     def _load(self) -> Runtime:
         """Build and start; runs on a thread of its own."""
@@ -314,15 +320,22 @@ class _Daemon:
             len(engine.table),
             runtime.latency_budget_ms,
         )
+        limits = StallLimits(self._settings.stall_factor, self._settings.stall_floor_s)
+        heartbeat = Heartbeat(self._notifier, engine, runtime.control, limits)
+        self._notifier.ready(heartbeat.status)
+        self._heartbeat = asyncio.ensure_future(heartbeat.run(watchdog_period_s()))
 
     async def _drain_and_stop(self, loading: asyncio.Future[Runtime]) -> None:
         """Let requests finish, then stop what translates. Health answers "draining" all the while."""
         deadline_s = time.monotonic() + self._settings.drain_timeout_s
+        self._notifier.stopping("draining")
+        if self._listeners.are_inherited:
+            await self._hand_over(deadline_s)
         self._lifecycle.drain()
         logger.info("draining: %d requests in flight", self._lifecycle.num_in_flight)
         idle = asyncio.ensure_future(self._lifecycle.wait_idle())
         hurry = asyncio.ensure_future(self._told_to_hurry.wait())
-        await _first_of(idle, hurry, timeout_s=self._settings.drain_timeout_s)
+        await _first_of(idle, hurry, timeout_s=max(0.0, deadline_s - time.monotonic()))
         if not idle.done():
             logger.warning("giving up on %d requests in flight", self._lifecycle.num_in_flight)
         idle.cancel()
@@ -332,6 +345,19 @@ class _Daemon:
             timeout_s = max(SHORTEST_STOP_S, deadline_s - time.monotonic())
             await asyncio.to_thread(loading.result().stop, timeout_s)
         logger.info("stopped")
+
+    async def _hand_over(self, deadline_s: float) -> None:
+        """Accept nothing more, and answer whoever has been accepted; the socket's queue waits for the next daemon."""
+        for server in getattr(self._server, "servers", ()):  # none before uvicorn has begun
+            server.close()
+        self._lifecycle.hand_over()
+        logger.info("handing over the socket: %d requests in flight", self._lifecycle.num_in_flight)
+        first_request_s = time.monotonic() + FIRST_REQUEST_S
+        while self._server.server_state.connections and not self._told_to_hurry.is_set():
+            now_s = time.monotonic()
+            if now_s >= deadline_s or (now_s >= first_request_s and not self._lifecycle.num_in_flight):
+                break
+            await asyncio.sleep(POLL_S)
 
     def _on_signal(self) -> None:
         """First: drain. Second: hurry, and leave a third to the system."""

@@ -23,6 +23,7 @@ from dynhat_runtime.decoding.canary import CANARIES, check_points
 from dynhat_runtime.decoding.output_guard import FAULTS, Fault
 from dynhat_runtime.decoding.sentences import split_sentences
 from dynhat_runtime.decoding.translator import SentenceTranslation, Translator
+from dynhat_runtime.decoding_progress import DecodingProgress, WorkInHand
 from dynhat_runtime.errors import EngineStoppedError, UnknownOperatingPointError
 from dynhat_runtime.model.checkpoint import Bundle
 from dynhat_runtime.model.threads import move_threads_to, use_decoding_threads
@@ -87,6 +88,7 @@ class TranslationEngine:
         self._lock = threading.Condition()
         self._queue = RequestQueue(queue_limit_sentences)
         self._retries: Counter[Fault] = Counter()
+        self._work = WorkInHand()
         self._canary_waits = False
         self._stopping = False
         self._aborting = False
@@ -168,6 +170,20 @@ class TranslationEngine:
         with self._lock:
             return {fault: self._retries[fault] for fault in FAULTS}
 
+    @property
+    def progress(self) -> DecodingProgress:
+        """What the worker is at, and when it last got on. Waits for no lock: it is asked when something is stuck."""
+        advanced_s, batch = self._work.advanced_s, self._work.batch
+        if batch is None:
+            return DecodingProgress(is_busy=bool(self._queue), advanced_s=advanced_s)
+        point_id, sentences = batch
+        lengths = tuple(
+            length for sentence in sentences for length in self._translator.part_lengths(sentence)
+        )
+        return DecodingProgress(
+            is_busy=True, advanced_s=advanced_s, point_id=point_id, num_src_tokens=lengths
+        )
+
     def count_src_tokens(self, texts: Sequence[str]) -> list[tuple[int, ...]]:
         """Per text, the length in tokens with eos of everything that `submit` would have decoded at once."""
         return [
@@ -216,6 +232,8 @@ class TranslationEngine:
         with self._lock:
             if self._stopping:
                 raise EngineStoppedError("the engine is stopping")
+            if not self._queue:
+                self._work.advance()
             self._queue.add(request)
             self._lock.notify()
         return request.future
@@ -335,7 +353,10 @@ class TranslationEngine:
         """Translate one batch, and time it."""
         options = BeamOptions(beam_size=beam_size, length_penalty=self._length_penalty)
         began_s = time.monotonic()
-        outputs = self._translator.translate(point.sub, sentences, options, is_cancelled=is_cancelled)
+        with self._work.on(point.id, sentences):
+            outputs = self._translator.translate(
+                point.sub, sentences, options, is_cancelled=self._work.advancing(is_cancelled)
+            )
         ended_s = time.monotonic()
         parts = [part for output in outputs for part in output.parts]
         return outputs, Observation(

@@ -8,6 +8,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from datetime import datetime, timezone
 
+from dynhat_runtime.decoding_progress import DecodingProgress
 from dynhat_runtime.design_space import SubTransformerConfig
 from dynhat_runtime.errors import EngineOverloadedError, EngineStoppedError
 from dynhat_runtime.governor.request_choice import RequestChoice, RequestWish
@@ -107,6 +108,7 @@ class FakeEngine:
         self.queue_depth = 0
         self.guard_retries = {"repetition": 0, "empty": 0}
         self.retries_within_ms: list[float | None] = []
+        self.progress = DecodingProgress(is_busy=False, advanced_s=0.0)
         self._worker = ThreadPoolExecutor(1)
 
     def count_src_tokens(self, texts: Sequence[str]) -> list[tuple[int, ...]]:

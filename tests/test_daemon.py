@@ -19,8 +19,9 @@ from typing import Any
 
 import pytest
 
-from dynhat_runtime.daemon import open_listener, run
+from dynhat_runtime.daemon import run
 from dynhat_runtime.errors import SettingsError
+from dynhat_runtime.listeners import open_listener
 from dynhat_runtime.settings import load_settings
 
 pytestmark = pytest.mark.daemon

@@ -61,8 +61,8 @@ class Gate:
                 self._metrics.request_answered(route, code or CLIENT_GONE, time.monotonic() - began_s)
 
     def _complete_headers(self, path: str, headers: MutableHeaders) -> None:
-        """Add what every answer carries: the point on /translate, a farewell while draining."""
+        """Add what every answer carries: the point on /translate, a farewell at the end."""
         if path in POINT_PATHS:
             headers.setdefault(POINT_HEADER, self._lifecycle.active_point_id)
-        if self._lifecycle.phase == "draining":
+        if self._lifecycle.closes_connections:
             headers["Connection"] = "close"

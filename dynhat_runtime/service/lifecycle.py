@@ -38,6 +38,7 @@ class Lifecycle:
         self.phase: Phase = "loading"
         self.num_in_flight = 0
         self._serving: Serving | None = None
+        self._is_handing_over = False
         self._idle = asyncio.Event()
         self._idle.set()
 
@@ -71,6 +72,15 @@ class Lifecycle:
     def fail(self) -> None:
         """Loading failed."""
         self.phase = "error"
+
+    @property
+    def closes_connections(self) -> bool:
+        """Whether every answer is the last on its connection."""
+        return self.phase == "draining" or self._is_handing_over
+
+    def hand_over(self) -> None:
+        """Somebody else takes the connections to come; those there are get the answer they wait for, and no more."""
+        self._is_handing_over = True
 
     def drain(self) -> None:
         """Take no more translations."""

@@ -1,0 +1,76 @@
+"""The sockets that the daemon listens on: inherited from systemd, or opened as the settings say. Answers nothing."""
+
+from __future__ import annotations
+
+import errno
+import socket
+from dataclasses import dataclass
+
+from dynhat_runtime.errors import SettingsError
+from dynhat_runtime.systemd_notify import inherited_sockets
+
+
+@dataclass(frozen=True, slots=True)
+class Listeners:
+    """Listening sockets, all served alike."""
+
+    sockets: tuple[socket.socket, ...]
+    are_inherited: bool
+    """The manager opened them and keeps them open: they outlive the daemon."""
+
+    @classmethod
+    def open(cls, host: str, port: int) -> Listeners:
+        """Those that systemd passed on; without any, one on `host` and `port`.
+
+        Raises:
+            SettingsError: Host or port cannot be used, and which to change.
+        """
+        inherited = inherited_sockets()
+        return cls(inherited or (open_listener(host, port),), bool(inherited))
+
+    @property
+    def urls(self) -> str:
+        """Where the daemon is reached, with the ports it really has."""
+        return " ".join(url_of(listener) for listener in self.sockets)
+
+
+def open_listener(host: str, port: int) -> socket.socket:
+    """A listening TCP socket.
+
+    Raises:
+        SettingsError: Host or port cannot be used, and which to change.
+    """
+    try:
+        family, kind, protocol, _, address = socket.getaddrinfo(
+            host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
+        )[0]
+    except (socket.gaierror, UnicodeError) as error:
+        raise SettingsError(f"host {host!r} cannot be resolved ({error}): give --host an address") from error
+    listener = socket.socket(family, kind, protocol)
+    try:
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        listener.bind(address)
+        listener.listen()
+    except OSError as error:
+        listener.close()
+        raise SettingsError(_why_not_listening(host, port, error)) from error
+    return listener
+
+
+def _why_not_listening(host: str, port: int, error: OSError) -> str:
+    """What to do about a socket that would not open."""
+    if error.errno == errno.EADDRINUSE:
+        return f"port {port} on {host} is in use: stop the other program or give --port"
+    if error.errno == errno.EACCES:
+        return f"port {port} on {host} is for privileged programs: give --port 1024 or above"
+    if error.errno == errno.EADDRNOTAVAIL:
+        return f"host {host} is not an address of this machine: give --host another one"
+    return f"cannot listen on port {port} of {host} ({error.strerror}): give --host or --port"
+
+
+def url_of(listener: socket.socket) -> str:
+    """Where the daemon is reached, with the port it really has."""
+    if listener.family == socket.AF_UNIX:
+        return f"unix:{listener.getsockname()}"
+    host, port = listener.getsockname()[:2]
+    return f"http://[{host}]:{port}" if listener.family == socket.AF_INET6 else f"http://{host}:{port}"
