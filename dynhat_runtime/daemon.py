@@ -23,10 +23,9 @@ from typing import Any, Protocol
 
 import uvicorn
 
-from dynhat_runtime.decoding_progress import DecodingProgress
 from dynhat_runtime.errors import DynhatError, SettingsError
 from dynhat_runtime.governor.rules import GovernorRules
-from dynhat_runtime.heartbeat import Heartbeat, StallLimits
+from dynhat_runtime.heartbeat import Heartbeat, StallLimits, status_of
 from dynhat_runtime.journal_lines import JournalFormatter, leads_to_journal
 from dynhat_runtime.listeners import Listeners
 from dynhat_runtime.observation import Observation
@@ -54,10 +53,6 @@ logger = logging.getLogger(__name__)
 
 class StartableEngine(EnginePort, Protocol):
     """An engine together with its start and stop."""
-
-    @property
-    def progress(self) -> DecodingProgress:
-        """What it is at, for the watchdog."""
 
     def start(self) -> None:
         """Begin to translate."""
@@ -245,7 +240,6 @@ class _Daemon:
         self._listeners = listeners
         self._build = build
         self._notifier = notifier
-        self._heartbeat: asyncio.Future[None] | None = None
         self._url = listeners.urls
         self._lifecycle = Lifecycle()
         self._told_to_stop = asyncio.Event()
@@ -271,14 +265,14 @@ class _Daemon:
             asyncio.get_running_loop().add_signal_handler(signal_number, self._on_signal)
         loading = asyncio.ensure_future(asyncio.to_thread(self._load))
         serving = asyncio.ensure_future(self._serve_http(loading))
+        heartbeat = asyncio.ensure_future(self._heartbeat().run(watchdog_period_s()))
         try:
             await self._serve_until_told(loading, serving)
             await self._drain_and_stop(loading)
         finally:
             self._server.should_exit = True
             await serving
-            if self._heartbeat is not None:
-                self._heartbeat.cancel()
+            heartbeat.cancel()
 
     async def _serve_http(self, loading: asyncio.Future[Runtime]) -> None:
         """Answer on all sockets; on inherited ones not before there is something to answer with."""
@@ -287,6 +281,11 @@ class _Daemon:
             if loading.exception() is not None or self._told_to_stop.is_set():
                 return
         await self._server.serve(sockets=list(self._listeners.sockets))
+
+    def _heartbeat(self) -> Heartbeat:
+        """Watches whatever is loaded."""
+        limits = StallLimits(self._settings.stall_factor, self._settings.stall_floor_s)
+        return Heartbeat(self._notifier, self._lifecycle, limits)
 
     def _load(self) -> Runtime:
         """Build and start; runs on a thread of its own."""
@@ -320,10 +319,7 @@ class _Daemon:
             len(engine.table),
             runtime.latency_budget_ms,
         )
-        limits = StallLimits(self._settings.stall_factor, self._settings.stall_floor_s)
-        heartbeat = Heartbeat(self._notifier, engine, runtime.control, limits)
-        self._notifier.ready(heartbeat.status)
-        self._heartbeat = asyncio.ensure_future(heartbeat.run(watchdog_period_s()))
+        self._notifier.ready(status_of(self._lifecycle.serving))
 
     async def _drain_and_stop(self, loading: asyncio.Future[Runtime]) -> None:
         """Let requests finish, then stop what translates. Health answers "draining" all the while."""

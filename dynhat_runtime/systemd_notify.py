@@ -12,6 +12,8 @@ import socket
 import time
 from collections.abc import MutableMapping
 
+PATIENCE_S = 1.0
+"""What a manager with a full queue gets for a word that will not come again; the others are just lost."""
 FIRST_FD = 3
 """sd_listen_fds(3): inherited sockets are numbered from here."""
 
@@ -30,15 +32,15 @@ class Notifier:
 
     def ready(self, status: str) -> None:
         """Translations work: after loading, and again after a reload."""
-        self._send("READY=1", f"STATUS={_one_line(status)}")
+        self._send("READY=1", f"STATUS={_one_line(status)}", patience_s=PATIENCE_S)
 
     def reloading(self) -> None:
         """Settings are being read anew; `ready` ends it, whether they were taken or refused."""
-        self._send("RELOADING=1", f"MONOTONIC_USEC={time.monotonic_ns() // 1000}")
+        self._send("RELOADING=1", f"MONOTONIC_USEC={time.monotonic_ns() // 1000}", patience_s=PATIENCE_S)
 
     def stopping(self, status: str) -> None:
         """No more requests are taken."""
-        self._send("STOPPING=1", f"STATUS={_one_line(status)}")
+        self._send("STOPPING=1", f"STATUS={_one_line(status)}", patience_s=PATIENCE_S)
 
     def status(self, status: str) -> None:
         """One line for `systemctl status`."""
@@ -48,11 +50,12 @@ class Notifier:
         """Say that work is getting done."""
         self._send("WATCHDOG=1")
 
-    def _send(self, *assignments: str) -> None:
+    def _send(self, *assignments: str, patience_s: float = 0.0) -> None:
+        """Say it, or give up: a manager that is gone, or does not listen, must not hold up the daemon."""
         if self._address is None:
             return
-        # A manager that has gone away must not take the daemon with it.
         with contextlib.suppress(OSError), socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as sender:
+            sender.settimeout(patience_s)
             sender.connect(self._address)
             sender.sendall("\n".join(assignments).encode())
 

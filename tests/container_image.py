@@ -97,6 +97,9 @@ class ContainerImage:
         file = self._folder / "pip.conf"
         file.write_text("[global]\n" + "".join(f"{name} = {value}\n" for name, value in settings.items()))
         folders = {Path(path) for path in re.findall(r"(?:file://)?(/[\w./-]+)", " ".join(settings.values()))}
+        folders |= {
+            path.parent for path in folders if path.name == "simple"
+        }  # an index links to its neighbours
         named = {path for path in folders | {CERTIFICATES} if path.exists()}
         return [(file, Path("/etc/pip.conf")), *((path, path) for path in sorted(named))]
 

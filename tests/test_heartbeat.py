@@ -12,6 +12,7 @@ import pytest
 
 from dynhat_runtime.decoding_progress import DecodingProgress
 from dynhat_runtime.heartbeat import Heartbeat, StallLimits
+from dynhat_runtime.service.lifecycle import Lifecycle, Serving
 from dynhat_runtime.systemd_notify import Notifier
 from tests.service_fakes import FakeControl, FakeEngine
 
@@ -25,8 +26,9 @@ class Watched:
         self._manager = manager
         self.engine = FakeEngine()
         self.control = FakeControl(self.engine)
+        self.lifecycle = Lifecycle()
         notifier = Notifier(manager.getsockname())
-        self.heartbeat = Heartbeat(notifier, self.engine, self.control, StallLimits(400.0, 5.0))
+        self.heartbeat = Heartbeat(notifier, self.lifecycle, StallLimits(400.0, 5.0))
 
     def work(self, since_s: float, point_id: str = "p1") -> None:
         """Let the engine be at work on a point, and have got on so long ago."""
@@ -51,10 +53,12 @@ class Watched:
 
 @pytest.fixture
 def watched(tmp_path: Path) -> Iterator[Watched]:
-    """The heartbeat, not yet beating."""
+    """The heartbeat of a daemon that has just become ready."""
     with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as manager:
         manager.bind(str(tmp_path / "notify"))
-        yield Watched(manager)
+        watched = Watched(manager)
+        watched.lifecycle.ready(Serving(watched.engine, watched.control))
+        yield watched
 
 
 def test_idle(watched: Watched) -> None:
@@ -83,10 +87,25 @@ def test_stuck(watched: Watched, caplog: pytest.LogCaptureFixture) -> None:
     watched.work(since_s=6.0)
     assert watched.beat() == ["STATUS=stuck: nothing decoded for 6 s"]
     assert watched.beat() == []
+    assert watched.lifecycle.is_stuck
     assert [record.levelname for record in caplog.records] == ["ERROR"]
     watched.work(since_s=0.0)
     assert watched.beat()[0] == "WATCHDOG=1"
+    assert not watched.lifecycle.is_stuck
     assert [record.levelname for record in caplog.records] == ["ERROR", "WARNING"]
+
+
+def test_draining(watched: Watched) -> None:
+    """On its way out it is fed while it finishes its work, and what it said of itself stands."""
+    watched.lifecycle.drain()
+    assert watched.beat() == ["WATCHDOG=1"]
+
+
+def test_loading(tmp_path: Path) -> None:
+    """As long as nothing is loaded nothing is said."""
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as manager:
+        manager.bind(str(tmp_path / "notify"))
+        assert Watched(manager).beat() == []
 
 
 def test_a_long_batch_gets_its_time(watched: Watched) -> None:

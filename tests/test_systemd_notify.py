@@ -55,6 +55,14 @@ def test_the_other_words(manager: socket.socket) -> None:
     ]  # fmt: skip
 
 
+def test_a_manager_that_does_not_listen(manager: socket.socket) -> None:
+    """A manager that takes nothing out of its queue holds up nobody."""
+    notifier = notifier_to(manager)
+    for _ in range(2000):  # far more than any queue is long
+        notifier.feed_watchdog()
+    assert manager.recv(999) == b"WATCHDOG=1"
+
+
 @pytest.mark.parametrize("environment", [{}, {"NOTIFY_SOCKET": ""}, {"NOTIFY_SOCKET": "/no/such/socket"}])
 def test_without_a_manager(environment: dict[str, str]) -> None:
     """Where nobody listens nothing happens."""

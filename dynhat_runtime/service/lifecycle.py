@@ -37,6 +37,8 @@ class Lifecycle:
     def __init__(self) -> None:
         self.phase: Phase = "loading"
         self.num_in_flight = 0
+        self.is_stuck = False
+        """Work does not get on; whoever watches it says so."""
         self._serving: Serving | None = None
         self._is_handing_over = False
         self._idle = asyncio.Event()
