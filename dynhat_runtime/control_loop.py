@@ -24,6 +24,7 @@ from dynhat_runtime.monitor import Monitor
 from dynhat_runtime.observation import Observation
 from dynhat_runtime.operating_point import OperatingPointTable
 from dynhat_runtime.resource_snapshot import ResourceSnapshot
+from dynhat_runtime.tally import ControlTallies
 
 logger = logging.getLogger(__name__)
 
@@ -111,6 +112,7 @@ class ControlLoop:
         interval_s: float = 0.25,
         history: int = 256,
         recorder: Recorder | None = None,
+        tallies: ControlTallies | None = None,
     ) -> None:
         """Join the parts; nothing runs before `start` or `tick`.
 
@@ -122,10 +124,12 @@ class ControlLoop:
             interval_s: Pause between ticks.
             history: How many changes the why-log keeps.
             recorder: Told all that the governor is told, and what it says.
+            tallies: Counted on in; a loop that takes over from another goes on with that one's.
 
         Raises:
             SettingsError: The rules ask what the table cannot answer.
         """
+        self.tallies = tallies or ControlTallies()
         self._monitor = monitor
         self._engine = engine
         self._canary_engine = engine if isinstance(engine, CanaryEngine) else None
@@ -286,8 +290,11 @@ class ControlLoop:
             self._became_active(self._engine.active_point_id, snapshot.monotonic_s)
         self._learn()
         self._record("snapshot", snapshot)
+        self.tallies.note_power(snapshot.monotonic_s, snapshot.power_mw)
+        began_s = time.perf_counter()
         with self._governor_lock:
             decision = self._governor.decide(snapshot)
+        self.tallies.decision_s.add(time.perf_counter() - began_s)
         self._follow(snapshot)
         if decision.changed:
             self._switch(decision)
@@ -360,7 +367,9 @@ class ControlLoop:
 
     def _switch(self, decision: Decision) -> None:
         before = decision.active_id
+        began_s = time.perf_counter()
         self._engine.switch_to(decision.point_id)
+        self.tallies.switch_s.add(time.perf_counter() - began_s)
         self._became_active(decision.point_id, decision.decided_monotonic_s)
         fields = {"from_point": before, "to_point": decision.point_id, "reason": decision.reason}
         logger.info("switch from=%s to=%s reason=%r", *fields.values(), extra=fields)

@@ -1,8 +1,10 @@
 """The composition root: settings become objects, the objects a daemon, and a signal takes it down again.
 
 Start: check paths, open the socket, answer "loading"; build and start engine and loop on a thread; ready.
-Stop (SIGTERM, SIGINT): refuse new translations, finish those in flight, stop control loop and engine, close.
-A second signal stops waiting for requests; a third has the system's default effect.
+Reload (SIGHUP): read settings, keys, table and certificate anew, check all of them, then replace what differs; on any
+error everything stays as it was. A key file that changes is read anew by itself.
+Stop (SIGTERM, SIGINT): ready no more; after the grace refuse new translations, finish those in flight, stop control
+loop and engine, close. A second signal waits for nobody; a third has the system's default effect.
 
 Sockets inherited from systemd outlive the daemon, so nobody is refused: nothing is accepted before it can be
 answered, and at the end what was not accepted is left in the socket's queue for the next daemon.
@@ -15,167 +17,55 @@ import contextlib
 import faulthandler
 import logging
 import signal
-import sys
 import time
 from collections.abc import Callable, Generator
-from dataclasses import dataclass
-from typing import Any, Protocol
+from pathlib import Path
+from typing import Any
 
 import uvicorn
+from starlette.types import ASGIApp, Receive, Scope, Send
 
 from dynhat_runtime.errors import DynhatError, SettingsError
-from dynhat_runtime.governor.rules import GovernorRules
 from dynhat_runtime.heartbeat import Heartbeat, StallLimits, status_of
-from dynhat_runtime.journal_lines import JournalFormatter, leads_to_journal
 from dynhat_runtime.listeners import Listeners
-from dynhat_runtime.observation import Observation
+from dynhat_runtime.logs import configure_logging
+from dynhat_runtime.runtime import SHORTEST_STOP_S, Runtime, build_runtime
 from dynhat_runtime.service.app import create_app
+from dynhat_runtime.service.keys import KeyRing
 from dynhat_runtime.service.lifecycle import Lifecycle, Serving
-from dynhat_runtime.service.limits import RequestLimits
-from dynhat_runtime.service.ports import ControlPort, EnginePort
-from dynhat_runtime.service.trace import TracePort
-from dynhat_runtime.settings import Settings
+from dynhat_runtime.service.metrics import Metrics
+from dynhat_runtime.settings import Settings, restart_needed
 from dynhat_runtime.systemd_notify import Notifier, watchdog_period_s
-
-SHORTEST_STOP_S = 1.0
-"""What the engine gets to stop even when draining took all the time there was."""
+from dynhat_runtime.terms import check_exposure, check_tls, keys_of, limits_of, terms_of
 
 CLOSING_S = 2
 """What clients get to close their connections once everything is answered."""
 
+HANDOVER_S = 1.0
+"""After a reload, what a request gets that has looked up the old engine and not yet given it its texts."""
+
 FIRST_REQUEST_S = 1.0
-"""What a client that has connected gets to send its request, when the socket is handed over."""
+"""What a client that has connected gets to send its request, when the socket is left to the next daemon."""
 
 POLL_S = 0.02
+
+KEY_WATCH_S = 1.0
+"""Between two looks at the key file."""
 
 logger = logging.getLogger(__name__)
 
 
-class StartableEngine(EnginePort, Protocol):
-    """An engine together with its start and stop."""
-
-    def start(self) -> None:
-        """Begin to translate."""
-
-    def stop(self, timeout_s: float) -> None:
-        """Fail what waits, finish what runs if it takes no longer than `timeout_s`."""
-
-
-class StartableControl(ControlPort, Protocol):
-    """A control loop together with its start and stop."""
-
-    def start(self) -> None:
-        """Begin to decide."""
-
-    def stop(self) -> None:
-        """Decide no more."""
-
-
-@dataclass(frozen=True, slots=True)
-class Runtime:
-    """What has to be loaded before the daemon is ready."""
-
-    engine: StartableEngine
-    control: StartableControl
-    latency_budget_ms: float
-    trace: TracePort | None = None
-    """Holds what happened of late."""
-    close_monitor: Callable[[], None] = lambda: None
-    """Ends what senses, once nobody asks it any more."""
-
-    def start(self) -> None:
-        """Engine first: the control loop acts on it."""
-        self.engine.start()
-        try:
-            self.control.start()
-        except BaseException:
-            self.engine.stop(SHORTEST_STOP_S)
-            raise
-
-    def stop(self, timeout_s: float) -> None:
-        """In the reverse order."""
-        self.control.stop()
-        self.close_monitor()
-        self.engine.stop(timeout_s)
-
-
-def build_runtime(settings: Settings) -> Runtime:
-    """Load the bundle and its table, and put the engine and the control loop on them.
-
-    Raises:
-        DynhatError: What is wrong with the bundle, the table or the device.
-    """
-    # Imported here: torch takes seconds, and the daemon answers before that.
-    from dynhat_runtime.control_loop import ControlLoop
-    from dynhat_runtime.engine import TranslationEngine
-    from dynhat_runtime.model.checkpoint import Bundle, shipped_bundle_path
-    from dynhat_runtime.monitor import choose_monitor
-    from dynhat_runtime.monitor.identity import device_name
-    from dynhat_runtime.trace import TableIdentity
-    from dynhat_runtime.trace_ring import TraceRing, header_of
-
-    bundle = Bundle.open(settings.bundle or shipped_bundle_path())
-    table = bundle.table(settings.table)
-    if table.device.name != device_name():
-        logger.warning(
-            "operating points were measured on %s, this is %s: measure them here with 'dynhat profile --points'",
-            table.device.name,
-            device_name(),
-        )
-    budget_ms = settings.latency_budget_ms or table.default_latency_budget_ms
-
-    def observe(observation: Observation) -> None:
-        """Hand on what a batch took. The control loop is there by then: nothing is translated before `start`."""
-        control.observe(observation)
-
-    engine = TranslationEngine.load(
-        bundle,
-        table,
-        beam_size=settings.beam_size,
-        queue_limit_sentences=settings.queue_limit_sentences,
-        on_finished=observe,
-    )
-    rules = _rules(settings, budget_ms)
-    served_ids = tuple(point.id for point in engine.table)
-    trace_ring = TraceRing(header_of(TableIdentity.of(table, served_ids), rules))
-    monitor = choose_monitor(settings.monitor)
-    control = ControlLoop(
-        monitor,
-        engine,
-        engine.table,  # without the points that were refused
-        rules,
-        interval_s=settings.control_interval_s,
-        recorder=trace_ring,
-    )
-    return Runtime(engine, control, budget_ms, trace_ring, monitor.close)
-
-
-def _rules(settings: Settings, budget_ms: float) -> GovernorRules:
-    """What the operator asks of the governor."""
-    return GovernorRules(
-        latency_budget_ms=budget_ms,
-        policy=settings.policy,
-        confidence=settings.confidence,
-        dwell_s=settings.dwell_s,
-        max_step_ups_per_minute=settings.max_switches_per_minute,
-        num_busy_neighbours=settings.busy_neighbours,
-        num_tokens=settings.reference_tokens,
-        beam_size=settings.beam_size,
-        min_quality=settings.min_quality,
-        temperature_limit_celsius=settings.temperature_limit_celsius,
-        cooling_limit_fraction=settings.cooling_limit_fraction,
-        power_limit_mw=settings.power_limit_mw,
-        memory_floor_mib=settings.memory_floor_mib,
-        battery_saver_fraction=settings.battery_saver_fraction,
-    )
-
-
-def run(settings: Settings, build: Callable[[Settings], Runtime] = build_runtime) -> int:
+def run(
+    settings: Settings,
+    build: Callable[[Settings], Runtime] = build_runtime,
+    reread: Callable[[], Settings] | None = None,
+) -> int:
     """Serve until told to stop; the process exit status.
 
     Args:
         settings: What the operator chose.
         build: Makes what is served; tests bring their own.
+        reread: Reads the settings anew for a reload; None keeps those there are.
 
     Raises:
         DynhatError: The daemon could not start; its message says what to do.
@@ -183,25 +73,28 @@ def run(settings: Settings, build: Callable[[Settings], Runtime] = build_runtime
     notifier = Notifier.from_environment()
     try:
         _check_paths(settings)
-        listeners = Listeners.open(settings.host, settings.port)
-        _log_to_stderr(settings.log_level)
+        keys = keys_of(settings)
+        is_https = check_tls(settings.tls_certificate, settings.tls_key)
+        listeners = _open_listeners(settings)
+        configure_logging(settings.log_level, settings.log_format)
         faulthandler.enable()  # a watchdog's SIGABRT leaves every thread's stack in the log
-        asyncio.run(_Daemon(settings, listeners, build, notifier).serve())
+        daemon = _Daemon(settings, listeners, build, reread or (lambda: settings), keys, is_https, notifier)
+        asyncio.run(daemon.serve())
     except DynhatError as error:
         notifier.status(f"failed: {error}")
         raise
     return 0
 
 
-def _log_to_stderr(level: str) -> None:
-    """Lines for people, or for systemd's journal, which has its own clock and wants each line's priority."""
-    handler = logging.StreamHandler(sys.stderr)
-    if leads_to_journal(sys.stderr):
-        handler.setFormatter(JournalFormatter(logging.Formatter("%(message)s")))
-    else:
-        handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
-    logging.basicConfig(handlers=[handler], level=level.upper())
-    logging.getLogger("uvicorn").setLevel(max(logging.WARNING, logging.getLogger().level))
+def _open_listeners(settings: Settings) -> Listeners:
+    """What the daemon listens on, unless strangers could come in."""
+    listeners = Listeners.open(settings.host, settings.port)
+    try:
+        listeners.each(lambda listener: check_exposure(settings, listener))
+    except SettingsError:
+        listeners.each(lambda listener: listener.close())
+        raise
+    return listeners
 
 
 def _check_paths(settings: Settings) -> None:
@@ -226,6 +119,17 @@ class _Server(uvicorn.Server):
         yield
 
 
+class Entrance:
+    """The application that requests go to; another one may take its place between two requests."""
+
+    def __init__(self, app: ASGIApp) -> None:
+        self.app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Pass one request to the application of this moment, which keeps it to the end."""
+        await self.app(scope, receive, send)
+
+
 class _Daemon:
     """One run from the open socket to the closed one."""
 
@@ -234,45 +138,68 @@ class _Daemon:
         settings: Settings,
         listeners: Listeners,
         build: Callable[[Settings], Runtime],
+        reread: Callable[[], Settings],
+        keys: KeyRing | None,
+        is_https: bool,
         notifier: Notifier,
     ) -> None:
         self._settings = settings
         self._listeners = listeners
-        self._build = build
         self._notifier = notifier
-        self._url = listeners.urls
+        self._build = build
+        self._reread = reread
+        self._url = listeners.urls("https" if is_https else "http")
         self._lifecycle = Lifecycle()
+        self._metrics = Metrics(self._lifecycle)
         self._told_to_stop = asyncio.Event()
         self._told_to_hurry = asyncio.Event()
-        self._trace: TracePort | None = None
-        limits = RequestLimits(settings.char_limit, settings.batch_limit, settings.request_timeout_s)
-        app = create_app(self._lifecycle, limits, lambda: self._trace)
+        self._reloading = asyncio.Lock()
+        self._runtime: Runtime | None = None
+        self._retiring: set[asyncio.Future[None]] = set()
+        self._entrance = Entrance(self._app(settings, keys))
         self._server = _Server(
             uvicorn.Config(
-                app,
+                self._entrance,
+                interface="asgi3",
                 http="h11",
                 lifespan="off",
                 log_config=None,
                 access_log=False,
                 server_header=False,
                 timeout_graceful_shutdown=CLOSING_S,
+                ssl_certfile=settings.tls_certificate if is_https else None,
+                ssl_keyfile=settings.tls_key if is_https else None,
             )
+        )
+
+    def _app(self, settings: Settings, keys: KeyRing | None) -> ASGIApp:
+        """The application on the terms of `settings`."""
+        return create_app(
+            self._lifecycle,
+            limits_of(settings),
+            lambda: None if self._runtime is None else self._runtime.trace,
+            terms=terms_of(settings, keys),
+            metrics=self._metrics,
         )
 
     async def serve(self) -> None:
         """Load, serve, drain, close; raises what loading raised."""
+        loop = asyncio.get_running_loop()
         for signal_number in (signal.SIGTERM, signal.SIGINT):
-            asyncio.get_running_loop().add_signal_handler(signal_number, self._on_signal)
+            loop.add_signal_handler(signal_number, self._on_signal)
+        loop.add_signal_handler(signal.SIGHUP, self._on_hangup)
         loading = asyncio.ensure_future(asyncio.to_thread(self._load))
         serving = asyncio.ensure_future(self._serve_http(loading))
-        heartbeat = asyncio.ensure_future(self._heartbeat().run(watchdog_period_s()))
+        watching = asyncio.ensure_future(self._watch_keys())
+        beating = asyncio.ensure_future(self._heartbeat().run(watchdog_period_s()))
         try:
             await self._serve_until_told(loading, serving)
             await self._drain_and_stop(loading)
         finally:
             self._server.should_exit = True
             await serving
-            heartbeat.cancel()
+            watching.cancel()
+            beating.cancel()
 
     async def _serve_http(self, loading: asyncio.Future[Runtime]) -> None:
         """Answer on all sockets; on inherited ones not before there is something to answer with."""
@@ -284,7 +211,11 @@ class _Daemon:
 
     def _heartbeat(self) -> Heartbeat:
         """Watches whatever is loaded."""
-        limits = StallLimits(self._settings.stall_factor, self._settings.stall_floor_s)
+
+        def limits() -> StallLimits:
+            """Those of this moment: a reload may bring others."""
+            return StallLimits(self._settings.stall_factor, self._settings.stall_floor_s)
+
         return Heartbeat(self._notifier, self._lifecycle, limits)
 
     def _load(self) -> Runtime:
@@ -310,7 +241,7 @@ class _Daemon:
     def _announce(self, runtime: Runtime) -> None:
         """Open for translations."""
         engine = runtime.engine
-        self._trace = runtime.trace
+        self._runtime = runtime
         self._lifecycle.ready(Serving(engine, runtime.control))
         logger.info(
             "ready: %s operating point %s of %d, budget %g ms",
@@ -321,25 +252,114 @@ class _Daemon:
         )
         self._notifier.ready(status_of(self._lifecycle.serving))
 
+    # --- reload ---------------------------------------------------------------------------------------------
+
+    async def reload(self) -> bool:
+        """Read everything anew, check all of it, then replace what differs; whether that was done.
+
+        On any error one line says why, and everything stays as it was.
+        """
+        async with self._reloading:
+            if self._lifecycle.is_ready:
+                self._notifier.reloading()
+            complaint = await self._why_not_reloaded()
+            if self._lifecycle.is_ready:
+                self._notifier.ready(complaint or status_of(self._lifecycle.serving))
+            self._metrics.reloaded(complaint is None)
+            return complaint is None
+
+    async def _why_not_reloaded(self) -> str | None:
+        """Reload; what kept it from happening, if something did."""
+        try:
+            await self._reload()
+        except Exception as error:
+            complaint = f"reload refused, everything stays as it was: {error}"
+            logger.error("%s", complaint, exc_info=not isinstance(error, DynhatError))
+            return complaint
+        return None
+
+    async def _reload(self) -> None:
+        runtime = self._runtime
+        if runtime is None or self._told_to_stop.is_set():
+            raise SettingsError("the daemon is loading or stopping: reload it when it is ready")
+
+        def prepare() -> tuple[Settings, KeyRing | None, Runtime | None]:
+            settings = self._reread()
+            obstacle = restart_needed(self._settings, settings)
+            if obstacle is not None:
+                raise SettingsError(obstacle)
+            _check_paths(settings)
+            self._listeners.each(lambda listener: check_exposure(settings, listener))
+            check_tls(settings.tls_certificate, settings.tls_key)
+            keys = keys_of(settings)
+            return settings, keys, runtime.renew(settings)
+
+        settings, keys, renewed = await asyncio.to_thread(prepare)
+        app = self._app(settings, keys)
+        if renewed is not None:
+            await asyncio.to_thread(renewed.take_over_from, runtime)
+        self._settings, self._entrance.app = settings, app
+        configure_logging(settings.log_level, settings.log_format)
+        if self._server.config.ssl is not None and settings.tls_certificate is not None:
+            self._server.config.ssl.load_cert_chain(settings.tls_certificate, settings.tls_key)
+        if renewed is not None:
+            self._runtime = renewed
+            self._lifecycle.replace(Serving(renewed.engine, renewed.control))
+            retiring = asyncio.ensure_future(self._retire(runtime))
+            self._retiring.add(retiring)
+            retiring.add_done_callback(self._retiring.discard)
+        what = "keys and limits" if renewed is None else "keys, limits, table and governor"
+        logger.info("reloaded: %s; operating point %s", what, self._lifecycle.active_point_id)
+
+    async def _retire(self, runtime: Runtime) -> None:
+        """Let an engine that was replaced finish what it was given."""
+        await asyncio.sleep(HANDOVER_S)
+        await asyncio.to_thread(runtime.engine.stop, self._settings.request_timeout_s)
+
+    async def _watch_keys(self) -> None:
+        """Read the key file anew whenever it is another one."""
+        seen = _signature(self._settings.key_file)
+        while True:
+            await asyncio.sleep(KEY_WATCH_S)
+            now = _signature(self._settings.key_file)
+            if now == seen:
+                continue
+            seen = now
+            async with self._reloading:
+                try:
+                    keys = await asyncio.to_thread(keys_of, self._settings)
+                except SettingsError as error:
+                    logger.error("keys not reloaded, the old ones stay: %s", error)
+                    continue
+                self._entrance.app = self._app(self._settings, keys)
+                logger.info("keys reloaded: %d", 0 if keys is None else len(keys.callers))
+
+    # --- the end --------------------------------------------------------------------------------------------
+
     async def _drain_and_stop(self, loading: asyncio.Future[Runtime]) -> None:
         """Let requests finish, then stop what translates. Health answers "draining" all the while."""
-        deadline_s = time.monotonic() + self._settings.drain_timeout_s
         self._notifier.stopping("draining")
+        hurry = asyncio.ensure_future(self._told_to_hurry.wait())
+        if self._lifecycle.is_ready and self._settings.drain_grace_s and not self._listeners.are_inherited:
+            self._lifecycle.leave()
+            logger.info("leaving: serving on for %g s", self._settings.drain_grace_s)
+            await _first_of(hurry, timeout_s=self._settings.drain_grace_s)
+        deadline_s = time.monotonic() + self._settings.drain_timeout_s
         if self._listeners.are_inherited:
             await self._hand_over(deadline_s)
         self._lifecycle.drain()
         logger.info("draining: %d requests in flight", self._lifecycle.num_in_flight)
         idle = asyncio.ensure_future(self._lifecycle.wait_idle())
-        hurry = asyncio.ensure_future(self._told_to_hurry.wait())
         await _first_of(idle, hurry, timeout_s=max(0.0, deadline_s - time.monotonic()))
         if not idle.done():
             logger.warning("giving up on %d requests in flight", self._lifecycle.num_in_flight)
+        is_hurried = hurry.done()
         idle.cancel()
         hurry.cancel()
         await asyncio.wait({loading})
         if loading.exception() is None:
-            timeout_s = max(SHORTEST_STOP_S, deadline_s - time.monotonic())
-            await asyncio.to_thread(loading.result().stop, timeout_s)
+            timeout_s = 0.0 if is_hurried else max(SHORTEST_STOP_S, deadline_s - time.monotonic())
+            await asyncio.to_thread((self._runtime or loading.result()).stop, timeout_s)
         logger.info("stopped")
 
     async def _hand_over(self, deadline_s: float) -> None:
@@ -363,3 +383,18 @@ class _Daemon:
         self._told_to_hurry.set()
         for signal_number in (signal.SIGTERM, signal.SIGINT):
             asyncio.get_running_loop().remove_signal_handler(signal_number)
+
+    def _on_hangup(self) -> None:
+        """Reload, after the reload before."""
+        reloading: asyncio.Future[Any] = asyncio.ensure_future(self.reload())
+        self._retiring.add(reloading)
+        reloading.add_done_callback(self._retiring.discard)
+
+
+def _signature(path: Path | None) -> tuple[int, int, int] | None:
+    """What of a file is another when its content is; None where there is none."""
+    try:
+        status = None if path is None else path.stat()
+    except OSError:
+        return None
+    return None if status is None else (status.st_mtime_ns, status.st_size, status.st_ino)

@@ -60,6 +60,22 @@ class WorkInHand:
 
         return ask
 
+    def progress(self, *, is_busy: bool, part_lengths: Callable[[str], Sequence[int]]) -> DecodingProgress:
+        """These notes as a value.
+
+        Args:
+            is_busy: Whether something waits, should nothing be in hand.
+            part_lengths: Tokens of what a sentence is decoded in.
+        """
+        advanced_s, batch = self.advanced_s, self.batch
+        if batch is None:
+            return DecodingProgress(is_busy=is_busy, advanced_s=advanced_s)
+        point_id, sentences = batch
+        lengths = tuple(length for sentence in sentences for length in part_lengths(sentence))
+        return DecodingProgress(
+            is_busy=True, advanced_s=advanced_s, point_id=point_id, num_src_tokens=lengths
+        )
+
 
 # Rules:
 #   1  Without work nothing can be stuck.

@@ -2,7 +2,8 @@
 
 Requests wait in a bounded queue; one worker thread takes sentences of several requests in one batch, never of
 two operating points. A request gets its point when its first sentence begins and keeps it to the end; when its
-output is degenerate it is translated once more, all of it, on the next larger point.
+output is degenerate it is translated once more, all of it, on the next larger point. A request whose future is
+cancelled leaves at once; a batch that nobody waits for any more ends between two steps.
 
 Senses nothing and decides nothing: the control loop calls `switch_to` and `follow_cpus`, and hears what each batch
 took; whoever submits a request may name its point.
@@ -13,25 +14,29 @@ from __future__ import annotations
 import logging
 import threading
 import time
-from collections import Counter
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future
 from dataclasses import replace
 
+from dynhat_runtime.batch import Batch, is_abandoned, note_waits, request_ids_of, sentences_of, tell_sentences
 from dynhat_runtime.decoding.beam_search import BeamOptions, SearchCancelledError
-from dynhat_runtime.decoding.canary import CANARIES, check_points
-from dynhat_runtime.decoding.output_guard import FAULTS, Fault
+from dynhat_runtime.decoding.canary import CANARIES
+from dynhat_runtime.decoding.output_guard import FAULTS
 from dynhat_runtime.decoding.sentences import split_sentences
 from dynhat_runtime.decoding.translator import SentenceTranslation, Translator
 from dynhat_runtime.decoding_progress import DecodingProgress, WorkInHand
-from dynhat_runtime.errors import EngineStoppedError, UnknownOperatingPointError
+from dynhat_runtime.errors import EngineStoppedError
+from dynhat_runtime.governor.request_choice import MAX_BATCH_SENTENCES
 from dynhat_runtime.model.checkpoint import Bundle
 from dynhat_runtime.model.threads import move_threads_to, use_decoding_threads
 from dynhat_runtime.observation import Observation
 from dynhat_runtime.operating_point import OperatingPointTable
-from dynhat_runtime.request_queue import Batch, RequestQueue
-from dynhat_runtime.second_attempt import next_larger, second_point
-from dynhat_runtime.translation_request import ActivePoint, TextTranslation, TranslationRequest
+from dynhat_runtime.queue_load import Priority, QueueLimits, QueueLoad
+from dynhat_runtime.request_queue import RequestQueue
+from dynhat_runtime.second_attempt import second_point
+from dynhat_runtime.served_points import LoadedModel, ServedPoints
+from dynhat_runtime.tally import EngineTallies
+from dynhat_runtime.translation_request import ActivePoint, OnSentence, TextTranslation, TranslationRequest
 
 __all__ = ["ActivePoint", "TextTranslation", "TranslationEngine"]
 
@@ -49,45 +54,38 @@ class TranslationEngine:
     def __init__(
         self,
         translator: Translator,
-        points: Sequence[ActivePoint],
-        table: OperatingPointTable,
+        points: ServedPoints,
         languages: tuple[str, str],
         *,
         beam_size: int = 4,
         length_penalty: float = 0.6,
-        queue_limit_sentences: int = 512,
-        guarded_ids: Collection[str] = (),
-        refused: Mapping[str, str] | None = None,
+        queue_limits: QueueLimits | None = None,
         on_finished: Observer | None = None,
+        tallies: EngineTallies | None = None,
     ) -> None:
         """Join the parts; nothing runs before `start`.
 
         Args:
             translator: Tokenizer and length limits.
-            points: Those of `table`; its best is active first.
-            table: What was measured of them.
+            points: What is served; the best is active first.
             languages: Codes of source and target.
             beam_size: For requests that name none.
             length_penalty: Of the search's scores.
-            queue_limit_sentences: Sentences that may wait before `submit` refuses.
-            guarded_ids: Points whose degenerate output is translated again, on the next larger one of them.
-            refused: Points left out of `table`, each with the reason.
+            queue_limits: What may wait before `submit` refuses.
             on_finished: Hears of every batch, on the worker's thread; its failure harms no request.
+            tallies: Counted on in; an engine that takes over from another goes on with that one's.
         """
-        self.table = table
-        self.refused: Mapping[str, str] = refused or {}
         self.src_lang, self.tgt_lang = languages
+        self.tallies = tallies or EngineTallies()
         self._translator = translator
-        self._points = {point.id: point for point in points}
-        self._active = self._points[table.best.id]
+        self._points = points
+        self._active = points.best
         self._beam_size = beam_size
         self._length_penalty = length_penalty
-        self._larger = next_larger(table, guarded_ids)
         self._on_finished = on_finished
         self._observer_complained = False
         self._lock = threading.Condition()
-        self._queue = RequestQueue(queue_limit_sentences)
-        self._retries: Counter[Fault] = Counter()
+        self._queue = RequestQueue(queue_limits or QueueLimits())
         self._work = WorkInHand()
         self._canary_waits = False
         self._stopping = False
@@ -97,39 +95,43 @@ class TranslationEngine:
     @classmethod
     def load(
         cls,
-        bundle: Bundle,
+        source: Bundle | LoadedModel,
         table: OperatingPointTable,
         *,
         beam_size: int = 4,
-        queue_limit_sentences: int = 512,
+        queue_limits: QueueLimits | None = None,
         on_finished: Observer | None = None,
+        tallies: EngineTallies | None = None,
     ) -> TranslationEngine:
-        """Load the SuperTransformer once, cut every point of `table` out of it, and leave out what cannot translate.
+        """An engine for the points of `table`, cut out of a bundle's weights or of what is loaded of them already.
 
         Raises:
             BundleError: A file of the bundle does not hold what it should, or every point was refused.
             DesignSpaceError: A point lies outside the design space.
         """
-        super_transformer = bundle.super_transformer().laid_out_for_decoding()
-        translator = Translator.of_bundle(bundle)
-        subs = {point.id: super_transformer.extract(point.config) for point in table}
-        use_decoding_threads()
-        penalty = bundle.manifest.length_penalty
-        checked = check_points(translator, subs, table, bundle.src_lang, penalty)
+        model = source if isinstance(source, LoadedModel) else LoadedModel.of_bundle(source)
         return cls(
-            translator,
-            [ActivePoint(point.id, subs[point.id]) for point in checked.table],
-            checked.table,
-            (bundle.src_lang, bundle.tgt_lang),
+            model.translator,
+            model.points(table),
+            model.languages,
             beam_size=beam_size,
-            length_penalty=penalty,
-            queue_limit_sentences=queue_limit_sentences,
-            guarded_ids=checked.guarded_ids,
-            refused=checked.refused,
+            length_penalty=model.length_penalty,
+            queue_limits=queue_limits,
             on_finished=on_finished,
+            tallies=tallies,
         )
 
     # --- the operating point --------------------------------------------------------------------------------
+
+    @property
+    def table(self) -> OperatingPointTable:
+        """What was measured of the points served."""
+        return self._points.table
+
+    @property
+    def refused(self) -> Mapping[str, str]:
+        """Points of the table that are not served, each with the reason."""
+        return self._points.refused
 
     @property
     def active_point_id(self) -> str:
@@ -142,20 +144,11 @@ class TranslationEngine:
         Raises:
             UnknownOperatingPointError: No such point; nothing changed.
         """
-        self._active = self._point(point_id)
+        self._active = self._points[point_id]
 
     def follow_cpus(self, cpus: tuple[int, ...]) -> None:
         """Compute on these CPUs."""
         move_threads_to(cpus)
-
-    def _point(self, point_id: str) -> ActivePoint:
-        try:
-            return self._points[point_id]
-        except KeyError:
-            known = ", ".join(self._points)
-            raise UnknownOperatingPointError(
-                f"operating point {point_id!r} is unknown: choose one of {known}"
-            ) from None
 
     # --- requests -------------------------------------------------------------------------------------------
 
@@ -165,24 +158,20 @@ class TranslationEngine:
         return self._queue.num_waiting
 
     @property
+    def queue_load(self) -> QueueLoad:
+        """What waits, and what may."""
+        with self._lock:
+            return self._queue.load
+
+    @property
     def guard_retries(self) -> Mapping[str, int]:
         """Requests translated once more because their output was degenerate, by its fault."""
-        with self._lock:
-            return {fault: self._retries[fault] for fault in FAULTS}
+        return {fault: self.tallies.guard_retries[fault] for fault in FAULTS}
 
     @property
     def progress(self) -> DecodingProgress:
         """What the worker is at, and when it last got on. Waits for no lock: it is asked when something is stuck."""
-        advanced_s, batch = self._work.advanced_s, self._work.batch
-        if batch is None:
-            return DecodingProgress(is_busy=bool(self._queue), advanced_s=advanced_s)
-        point_id, sentences = batch
-        lengths = tuple(
-            length for sentence in sentences for length in self._translator.part_lengths(sentence)
-        )
-        return DecodingProgress(
-            is_busy=True, advanced_s=advanced_s, point_id=point_id, num_src_tokens=lengths
-        )
+        return self._work.progress(is_busy=bool(self._queue), part_lengths=self._translator.part_lengths)
 
     def count_src_tokens(self, texts: Sequence[str]) -> list[tuple[int, ...]]:
         """Per text, the length in tokens with eos of everything that `submit` would have decoded at once."""
@@ -203,6 +192,9 @@ class TranslationEngine:
         beam_size: int | None = None,
         point_id: str | None = None,
         retry_within_ms: float | None = None,
+        priority: Priority = "interactive",
+        request_id: str | None = None,
+        on_sentence: OnSentence | None = None,
     ) -> Future[list[TextTranslation]]:
         """Queue texts for translation.
 
@@ -212,31 +204,64 @@ class TranslationEngine:
             point_id: Translates this request on that point; None takes the active one.
             retry_within_ms: Should the output be degenerate, a second attempt is made only if it can be expected
                 to be done this long after submission; None sets no limit, 0 forbids it.
+            priority: The class of requests that it waits in.
+            request_id: The name that log lines about it carry.
+            on_sentence: Hears of each sentence as soon as it is done, on the engine's thread; the request is then
+                translated sentence by sentence, in order, and there is no second attempt.
 
         Returns:
-            One translation per text. Cancelling the future drops what has not begun.
+            One translation per text. Cancelling the future drops what is not done, also what has begun.
 
         Raises:
             EngineOverloadedError: The queue is full.
             EngineStoppedError: The engine is stopping.
             UnknownOperatingPointError: There is no point `point_id`.
         """
+        with self._lock:
+            self._check_open()
+            self._queue.check_room()
+        own_point = None if point_id is None else self._points[point_id]
+        segments = [split_sentences(text, self.src_lang) for text in texts]
         request = TranslationRequest(
-            texts=[split_sentences(text, self.src_lang) for text in texts],
+            texts=segments,
             beam_size=beam_size or self._beam_size,
             submitted_s=time.monotonic(),
             future=Future(),
-            own_point=None if point_id is None else self._point(point_id),
-            retry_within_ms=retry_within_ms,
+            num_tokens={
+                (number, position): sum(self._translator.part_lengths(segment.sentence))
+                for number, text in enumerate(segments)
+                for position, segment in enumerate(text)
+                if segment.is_translatable
+            },
+            own_point=own_point,
+            retry_within_ms=retry_within_ms if on_sentence is None else 0.0,
+            priority=priority,
+            request_id=request_id,
+            on_sentence=on_sentence,
+            max_batch_sentences=MAX_BATCH_SENTENCES if on_sentence is None else 1,
         )
         with self._lock:
-            if self._stopping:
-                raise EngineStoppedError("the engine is stopping")
+            self._check_open()
             if not self._queue:
                 self._work.advance()
             self._queue.add(request)
             self._lock.notify()
+        request.future.add_done_callback(lambda _: self._withdraw(request))
         return request.future
+
+    def _check_open(self) -> None:
+        """Raise EngineStoppedError once the engine stops."""
+        if self._stopping:
+            raise EngineStoppedError("the engine is stopping")
+
+    def _withdraw(self, request: TranslationRequest) -> None:
+        """A request is done with: if its caller cancelled it, what of it waits makes room at once."""
+        if not request.future.cancelled():
+            return
+        with self._lock:
+            self.tallies.cancelled += 1
+            if request in self._queue:
+                self._queue.remove(request)
 
     def run_canary(self) -> bool:
         """Have a fixed sentence translated on the active point, to hear in `on_finished` what it takes now.
@@ -278,8 +303,7 @@ class TranslationEngine:
         with self._lock:
             abandoned = self._queue.remove_all()
         for request in abandoned:
-            if not request.future.done() and not request.future.cancel():
-                request.fail(EngineStoppedError("the engine stopped before this was done"), time.monotonic())
+            request.fail(EngineStoppedError("the engine stopped before this was done"), time.monotonic())
 
     # --- the worker -----------------------------------------------------------------------------------------
 
@@ -303,18 +327,28 @@ class TranslationEngine:
     def _translate(self, batch: Batch) -> None:
         first, _ = batch[0]
         assert first.point is not None
-        sentences = [request.texts[text][segment].sentence for request, (text, segment) in batch]
+        note_waits(batch, self.tallies)
         try:
             outputs, observation = self._search(
-                first.point, sentences, first.beam_size, lambda: self._aborting
+                first.point,
+                sentences_of(batch),
+                first.beam_size,
+                lambda: self._aborting or is_abandoned(batch),
             )
         except SearchCancelledError:
+            # Of those nobody waits for any more there is nothing left in the queue to fail.
             self._fail(batch, EngineStoppedError("the engine stopped before this was done"))
             return
         except Exception as error:  # the worker must outlive any one batch
-            logger.exception("translation failed on operating point %s", first.point.id)
+            logger.exception(
+                "translation failed on operating point %s",
+                first.point.id,
+                extra={"request_ids": request_ids_of(batch)},
+            )
             self._fail(batch, error)
             return
+        tell_sentences(batch, outputs)
+        self._note_work(batch, outputs, observation)
         done: list[TranslationRequest] = []
         with self._lock:
             for (request, place), output in zip(batch, outputs, strict=True):
@@ -330,6 +364,17 @@ class TranslationEngine:
         for request in done:
             request.answer(time.monotonic())
         self._observe(observation)
+
+    def _note_work(
+        self, batch: Batch, outputs: Sequence[SentenceTranslation], observation: Observation
+    ) -> None:
+        """Tally what a batch was, and what it took."""
+        elapsed_s = observation.elapsed_ms / 1e3
+        num_src_tokens = sum(output.num_src_tokens for output in outputs)
+        num_tgt_tokens = sum(output.num_tgt_tokens for output in outputs)
+        self.tallies.batch_done(observation.point_id, len(batch), num_src_tokens, num_tgt_tokens, elapsed_s)
+        with self._lock:
+            self._queue.note_pace(num_src_tokens, elapsed_s)
 
     def _translate_canary(self) -> None:
         """Translate the canary sentence for its time alone, unless a request comes."""
@@ -371,12 +416,12 @@ class TranslationEngine:
 
     def _try_again(self, request: TranslationRequest, now_s: float) -> bool:
         """Begin a second attempt if there should be one. Holds the lock."""
-        larger_id = second_point(request, now_s, self.table, self._larger)
+        larger_id = second_point(request, now_s, self.table, self._points.larger)
         fault = request.attempt().first_fault
         if larger_id is None or fault is None:
             return False
         self._queue.begin_again(request, self._points[larger_id], now_s)
-        self._retries[fault] += 1
+        self.tallies.guard_retries[fault] += 1
         return True
 
     def _fail(self, batch: Batch, error: Exception) -> None:

@@ -7,9 +7,13 @@
     |-- CheckpointError             another toolkit's checkpoint that cannot be imported
     |-- UnknownOperatingPointError  an operating point id that the loaded table does not have
     |-- RequestError                a client's request that we cannot serve as asked (HTTP 400)
+    |   `-- RequestTooLargeError    it is longer than a request may be (HTTP 413)
+    |-- UnauthorizedError           a request without a key that is known (HTTP 401)
+    |-- RateLimitedError            a key's requests come faster than it may send them (HTTP 429)
     |-- PromiseError                what a strict request asks for is not expected to be met (HTTP 422)
     |-- EngineError                 the engine cannot take or finish a translation
-    |   |-- EngineOverloadedError   the bounded queue is full (HTTP 429)
+    |   |-- EngineOverloadedError   the bounded queue is full (HTTP 503 or 429)
+    |   |-- DeadlineError           a request that would not be done, or was not, by its deadline (HTTP 504)
     |   `-- EngineStoppedError      the engine is stopping or stopped (HTTP 503)
     |-- DaemonUnreachableError      no daemon answers where one was asked, or it is not ready
     |-- MonitorError                a sensor that cannot be read at all
@@ -24,6 +28,7 @@ A message names the value that was wrong and what would be right: it is shown to
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -75,6 +80,34 @@ class RequestError(DynhatError):
         self.field = field
 
 
+class RequestTooLargeError(RequestError):
+    """A request with more characters, texts or bytes than one may have."""
+
+
+class UnauthorizedError(DynhatError):
+    """A request without a key, or with one that is not known.
+
+    Attributes:
+        is_missing: There was none.
+    """
+
+    def __init__(self, message: str, *, is_missing: bool = False) -> None:
+        super().__init__(message)
+        self.is_missing = is_missing
+
+
+class RateLimitedError(DynhatError):
+    """A key's requests come faster than it may send them.
+
+    Attributes:
+        retry_after_s: When the next one will be taken.
+    """
+
+    def __init__(self, message: str, retry_after_s: int) -> None:
+        super().__init__(message)
+        self.retry_after_s = retry_after_s
+
+
 class PromiseError(DynhatError):
     """A strict request whose budget or quality no operating point is expected to meet."""
 
@@ -86,7 +119,26 @@ class EngineError(DynhatError):
 
 
 class EngineOverloadedError(EngineError):
-    """The bounded queue is full; try again later."""
+    """The bounded queue is full; try again later.
+
+    Attributes:
+        queue: What waits and what may, as a client is told.
+        retry_after_s: When to come again.
+    """
+
+    def __init__(
+        self,
+        message: str,
+        queue: Mapping[str, int | float | None] | None = None,
+        retry_after_s: int = 1,
+    ) -> None:
+        super().__init__(message)
+        self.queue = dict(queue or {})
+        self.retry_after_s = retry_after_s
+
+
+class DeadlineError(EngineError):
+    """A request that would not be done by its deadline, or was not."""
 
 
 class EngineStoppedError(EngineError):

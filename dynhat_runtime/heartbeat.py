@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 
 from dynhat_runtime.decoding_progress import stuck_for_s
@@ -34,7 +35,7 @@ class StallLimits:
 class Heartbeat:
     """Beats for whatever a lifecycle has loaded."""
 
-    def __init__(self, notifier: Notifier, lifecycle: Lifecycle, limits: StallLimits) -> None:
+    def __init__(self, notifier: Notifier, lifecycle: Lifecycle, limits: Callable[[], StallLimits]) -> None:
         self._notifier = notifier
         self._lifecycle = lifecycle
         self._limits = limits
@@ -68,9 +69,8 @@ class Heartbeat:
         if progress.point_id is not None:
             wish = RequestWish(num_src_tokens=progress.num_src_tokens, point_id=progress.point_id)
             predicted_ms = serving.control.choose(wish).predicted_ms
-        return stuck_for_s(
-            progress, predicted_ms, now_s, factor=self._limits.factor, shortest_s=self._limits.shortest_s
-        )
+        limits = self._limits()
+        return stuck_for_s(progress, predicted_ms, now_s, factor=limits.factor, shortest_s=limits.shortest_s)
 
     def _note(self, stuck_s: float | None) -> None:
         """Log it once when decoding gets stuck, and once when it goes on."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import socket
+from collections.abc import Callable
 from dataclasses import dataclass
 
 from dynhat_runtime.errors import SettingsError
@@ -28,10 +29,14 @@ class Listeners:
         inherited = inherited_sockets()
         return cls(inherited or (open_listener(host, port),), bool(inherited))
 
-    @property
-    def urls(self) -> str:
+    def each(self, act: Callable[[socket.socket], None]) -> None:
+        """Do the same to every socket."""
+        for listener in self.sockets:
+            act(listener)
+
+    def urls(self, scheme: str) -> str:
         """Where the daemon is reached, with the ports it really has."""
-        return " ".join(url_of(listener) for listener in self.sockets)
+        return " ".join(_url_of(listener, scheme) for listener in self.sockets)
 
 
 def open_listener(host: str, port: int) -> socket.socket:
@@ -68,9 +73,10 @@ def _why_not_listening(host: str, port: int, error: OSError) -> str:
     return f"cannot listen on port {port} of {host} ({error.strerror}): give --host or --port"
 
 
-def url_of(listener: socket.socket) -> str:
-    """Where the daemon is reached, with the port it really has."""
+def _url_of(listener: socket.socket, scheme: str) -> str:
+    """Where one socket is reached; a unix socket by its path."""
     if listener.family == socket.AF_UNIX:
         return f"unix:{listener.getsockname()}"
     host, port = listener.getsockname()[:2]
-    return f"http://[{host}]:{port}" if listener.family == socket.AF_INET6 else f"http://{host}:{port}"
+    address = f"[{host}]" if listener.family == socket.AF_INET6 else host
+    return f"{scheme}://{address}:{port}"

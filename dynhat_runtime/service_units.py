@@ -23,6 +23,8 @@ DROP_IN = f"{UNIT_FOLDER}/dynhat.service.d/10-this-machine.conf"
 GPU_GROUPS = ("video", "render")
 """Own a GPU's device nodes."""
 JTOP_GROUP = "jtop"
+KEYS = "keys.toml"
+"""The key file's name among the daemon's credentials."""
 HIDDEN_FOLDERS = (Path("/home"), Path("/root"), Path("/run/user"))
 """ProtectHome= hides these from the daemon."""
 
@@ -62,29 +64,41 @@ class Machine:
         )
 
 
-def service_files(
-    machine: Machine, *, bundle: Path | None = None, with_jtop: bool = False
-) -> list[ServiceFile]:
-    """All files, units first.
+@dataclass(frozen=True, slots=True)
+class Wishes:
+    """What the operator wants of the service.
 
-    Args:
-        machine: Where they are for.
+    Attributes:
         bundle: Served instead of the shipped one.
+        key_file: API keys. systemd reads it as root and hands the daemon a copy, so that nobody else need read it.
         with_jtop: Let the daemon ask the jtop service. Its group can set power mode and fan: as good as root.
+    """
+
+    bundle: Path | None = None
+    key_file: Path | None = None
+    with_jtop: bool = False
+
+
+def service_files(machine: Machine, wishes: Wishes) -> list[ServiceFile]:
+    """All files, units first.
 
     Raises:
         SettingsError: The daemon, which has no privileges, would not reach what it needs.
     """
-    for path in (*machine.paths, *(() if bundle is None else (bundle,))):
+    for path in (*machine.paths, *(() if wishes.bundle is None else (wishes.bundle,))):
         check_reachable(path)
-    if with_jtop and JTOP_GROUP not in machine.groups:
+    if wishes.key_file is not None and not wishes.key_file.is_file():
+        raise SettingsError(
+            f"key file {wishes.key_file} is not a file: write it first, readable to root alone"
+        )
+    if wishes.with_jtop and JTOP_GROUP not in machine.groups:
         raise SettingsError("there is no group jtop: install jetson-stats first, or leave out --jtop")
     files = [
         ServiceFile(f"{UNIT_FOLDER}/{name}", shipped_file(name))
         for name in ("dynhat.service", "dynhat.socket")
     ]
-    files.append(ServiceFile(DROP_IN, _drop_in(machine, bundle, with_jtop=with_jtop)))
-    if with_jtop:
+    files.append(ServiceFile(DROP_IN, _drop_in(machine, wishes)))
+    if wishes.with_jtop:
         path = f"{UNIT_FOLDER}/jtop.service.d/10-restart.conf"
         files.append(ServiceFile(path, shipped_file("jtop-restart.conf")))
     files += [
@@ -102,18 +116,24 @@ def shipped_file(name: str) -> str:
     return found.read_text(encoding="utf-8")
 
 
-def _drop_in(machine: Machine, bundle: Path | None, *, with_jtop: bool) -> str:
+def _drop_in(machine: Machine, wishes: Wishes) -> str:
     """What differs here from the unit as it is shipped."""
-    command = [*machine.program, "serve", *(() if bundle is None else ("--bundle", str(bundle)))]
+    command = [_quoted(word) for word in (*machine.program, "serve")]
+    if wishes.bundle is not None:
+        command += ["--bundle", _quoted(str(wishes.bundle.resolve()))]
+    if wishes.key_file is not None:
+        command += ["--key-file", f"${{CREDENTIALS_DIRECTORY}}/{KEYS}"]
     groups = [group for group in GPU_GROUPS if group in machine.groups]
-    if with_jtop:
+    if wishes.with_jtop:
         groups.append(JTOP_GROUP)
     lines = [
         "# Written by `dynhat install-service`, which replaces it. Changes of your own: systemctl edit dynhat.service",
         "[Service]",
         "ExecStart=",
-        f"ExecStart={' '.join(map(_quoted, command))}",
+        f"ExecStart={' '.join(command)}",
     ]
+    if wishes.key_file is not None:
+        lines.append(f"LoadCredential={KEYS}:{_quoted(str(wishes.key_file.resolve()))}")
     if groups:
         lines.append(f"SupplementaryGroups={' '.join(groups)}")
     return "\n".join(lines) + "\n"

@@ -7,7 +7,7 @@ and no clock.
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from concurrent.futures import Future
 from dataclasses import dataclass, field
 
@@ -15,9 +15,13 @@ from dynhat_runtime.decoding.output_guard import Fault
 from dynhat_runtime.decoding.sentences import Segment, join_sentences
 from dynhat_runtime.decoding.translator import SentenceTranslation
 from dynhat_runtime.model.sub_transformer import SubTransformer
+from dynhat_runtime.queue_load import Priority
 
 Place = tuple[int, int]
 """(text, segment) of a sentence."""
+
+OnSentence = Callable[[int, str], None]
+"""Hears of each translated sentence: the number of its text, and the next piece of that text's translation."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,8 +82,17 @@ class TranslationRequest:
     beam_size: int
     submitted_s: float
     future: Future[list[TextTranslation]]
+    num_tokens: Mapping[Place, int]
+    """Source tokens of every sentence there is to translate."""
     own_point: ActivePoint | None = None
     """The point it asked for; None takes the one active when it begins."""
+    priority: Priority = "interactive"
+    request_id: str | None = None
+    """The name that log lines about it carry."""
+    on_sentence: OnSentence | None = None
+    """Hears of every sentence as soon as it is done, on the engine's thread."""
+    max_batch_sentences: int = 1_000_000
+    """How many of its own sentences may share a batch."""
     retry_within_ms: float | None = None
     """From submission, by when a second attempt must be expected to be done; None sets no limit, 0 forbids it."""
     waiting: deque[Place] = field(init=False)
@@ -106,6 +119,11 @@ class TranslationRequest:
         ]
 
     @property
+    def num_waiting_tokens(self) -> int:
+        """Source tokens of the sentences that wait."""
+        return sum(self.num_tokens[place] for place in self.waiting)
+
+    @property
     def is_done(self) -> bool:
         """All sentences have been translated."""
         return not self.waiting and not self.num_running
@@ -130,6 +148,19 @@ class TranslationRequest:
         self.point, self.attempt_began_s = larger, now_s
         self.waiting = deque(self._places())
 
+    def piece(self, place: Place, translation: str) -> str:
+        """A sentence's translation with what stays as it is around it: all pieces of a text in order are the text."""
+        number, position = place
+        text = self.texts[number]
+        others = [other for of, other in self.num_tokens if of == number]
+        first = max((other + 1 for other in others if other < position), default=0)
+        end = position + 1 if any(other > position for other in others) else len(text)
+        segments = text[first:end]
+        return join_sentences(
+            segments,
+            [translation if each is text[position] else each.sentence for each in segments],
+        )
+
     # The less bad attempt is the one with fewer degenerate sentences; of equals the second, as its point is better.
     def answer(self, now_s: float) -> None:
         """Give the caller one translation per text, all of them from one attempt."""
@@ -140,13 +171,15 @@ class TranslationRequest:
 
     def fail(self, error: Exception, now_s: float) -> None:
         """Give the caller the error, or the first attempt if only the second failed."""
-        if self.earlier is None:
-            self.future.set_exception(error)
-        else:
+        if self.earlier is not None:
             self._answer_with(self.earlier, now_s)
+        elif self.future.set_running_or_notify_cancel():
+            self.future.set_exception(error)
 
+    # The future stays pending until it is answered, so that its caller can cancel it at any time.
     def _answer_with(self, chosen: Attempt, now_s: float) -> None:
-        self.future.set_result([self._text_result(i, chosen, now_s) for i in range(len(self.texts))])
+        if self.future.set_running_or_notify_cancel():
+            self.future.set_result([self._text_result(i, chosen, now_s) for i in range(len(self.texts))])
 
     def _text_result(self, number: int, chosen: Attempt, now_s: float) -> TextTranslation:
         text = self.texts[number]

@@ -47,6 +47,12 @@ class ContainerImage:
             str(REPOSITORY),
         )  # fmt: skip
 
+    def remove(self) -> None:
+        """Remove everything, several gigabytes."""
+        self.buildah("rm", "--all")
+        subprocess.run(["umount", "--lazy", str(self._folder / "root/overlay")], check=False)
+        shutil.rmtree(self._folder)
+
     def start(self) -> str:
         """A container of the image; its name."""
         return self.buildah("from", "--pull-never", IMAGE).strip()

@@ -11,6 +11,7 @@ import sys
 import threading
 import time
 from pathlib import Path
+from typing import Any
 
 from dynhat_runtime import daemon
 from dynhat_runtime.errors import BundleError, DynhatError
@@ -23,9 +24,9 @@ FOLDER = Path(sys.argv[1])
 class NotingEngine(FakeEngine):
     """Notes that it was asked and that it was stopped."""
 
-    def _translate(self, texts: list[str], point_id: str) -> list[FakeTranslation]:
+    def _translate(self, texts: list[str], point_id: str, *more: Any) -> list[FakeTranslation]:
         (FOLDER / "submitted").touch()
-        return super()._translate(texts, point_id)
+        return super()._translate(texts, point_id, *more)
 
     def stop(self, timeout_s: float) -> None:
         """Note it."""

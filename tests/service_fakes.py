@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from datetime import datetime, timezone
@@ -18,8 +18,10 @@ from dynhat_runtime.operating_point import (
     OperatingPoint,
     OperatingPointTable,
 )
+from dynhat_runtime.queue_load import Priority, QueueLimits, QueueLoad
 from dynhat_runtime.resource_snapshot import ResourceSnapshot, SensorState
 from dynhat_runtime.service.ports import Mode
+from dynhat_runtime.tally import ControlTallies, EngineTallies
 
 SINCE = datetime(2026, 1, 2, 3, 4, 5, 678000, tzinfo=timezone.utc)
 
@@ -83,6 +85,12 @@ class FakeTranslation:
 
     text: str
     operating_point: str
+    num_sentences: int = 1
+    queue_ms: float = 1.5
+    elapsed_ms: float = 4.0
+    num_src_tokens: int = 3
+    num_tgt_tokens: int = 2
+    num_guard_retries: int = 0
 
 
 class FakeEngine:
@@ -105,11 +113,18 @@ class FakeEngine:
         self.futures: list[Future[list[FakeTranslation]]] = []
         self.is_stopped = False
         self.refused: dict[str, str] = {}
-        self.queue_depth = 0
+        self.queue_load = QueueLoad()
+        self.tallies = EngineTallies()
         self.guard_retries = {"repetition": 0, "empty": 0}
         self.retries_within_ms: list[float | None] = []
         self.progress = DecodingProgress(is_busy=False, advanced_s=0.0)
+        self.asked: list[dict[str, object]] = []
         self._worker = ThreadPoolExecutor(1)
+
+    @property
+    def queue_depth(self) -> int:
+        """Sentences waiting."""
+        return self.queue_load.sentences
 
     def count_src_tokens(self, texts: Sequence[str]) -> list[tuple[int, ...]]:
         """A token for each word, and eos; only letters are translated."""
@@ -122,6 +137,9 @@ class FakeEngine:
         beam_size: int | None = None,
         point_id: str | None = None,
         retry_within_ms: float | None = None,
+        priority: Priority = "interactive",
+        request_id: str | None = None,
+        on_sentence: Callable[[int, str], None] | None = None,
     ) -> Future[list[FakeTranslation]]:
         """Queue the texts."""
         if self.failure is not None:
@@ -130,11 +148,20 @@ class FakeEngine:
             raise EngineStoppedError("engine is stopped")
         self.submitted.append(list(texts))
         self.retries_within_ms.append(retry_within_ms)
-        future = self._worker.submit(self._translate, list(texts), point_id or self.active_point_id)
+        self.asked.append({"priority": priority, "request_id": request_id})
+        point = point_id or self.active_point_id
+        future = self._worker.submit(self._translate, list(texts), point, on_sentence)
         self.futures.append(future)
         return future
 
-    def _translate(self, texts: list[str], point_id: str) -> list[FakeTranslation]:
+    def _translate(
+        self, texts: list[str], point_id: str, on_sentence: Callable[[int, str], None] | None = None
+    ) -> list[FakeTranslation]:
+        for number, text in enumerate(texts if on_sentence is not None else ()):
+            for sentence in text.split("|"):
+                self.go.wait(timeout=30)
+                assert on_sentence is not None
+                on_sentence(number, sentence.upper())
         self.go.wait(timeout=30)
         if self.late_failure is not None:
             raise self.late_failure
@@ -152,7 +179,10 @@ class FakeEngine:
 
 def overloaded() -> EngineOverloadedError:
     """What a full queue raises."""
-    return EngineOverloadedError("the queue is full: 512 sentences wait")
+    load = QueueLoad(requests=256, sentences=300, tokens=4000, limits=QueueLimits(), expected_wait_s=2.4)
+    return EngineOverloadedError(
+        "the queue is full: 256 requests wait", queue=load.as_dict(), retry_after_s=load.retry_after_s
+    )
 
 
 @dataclass(frozen=True)
@@ -241,6 +271,7 @@ class FakeControl:
                 ),
             ),
         )
+        self.tallies = ControlTallies()
         self.log: list[FakeDecision] = []
         self.wishes: list[RequestWish] = []
 

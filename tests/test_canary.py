@@ -50,7 +50,7 @@ def test_every_shipped_point_passes(shipped: Bundle) -> None:
     engine = TranslationEngine.load(shipped, shipped.table())
     assert engine.refused == {}
     assert len(engine.table) == len(shipped.table())
-    assert len(engine._larger) == len(engine.table) - 1
+    assert len(engine._points.larger) == len(engine.table) - 1
 
 
 def test_a_broken_point_is_refused_and_named(
@@ -86,7 +86,7 @@ def test_who_claims_nothing_is_kept_unguarded(tiny_bundle: Bundle, caplog: pytes
         engine = TranslationEngine.load(tiny_bundle, tiny_bundle.table())
     assert engine.refused == {}
     assert [point.id for point in engine.table] == ["small", "middle", "large"]
-    assert engine._larger == {}
+    assert engine._points.larger == {}
     warnings = [record.getMessage() for record in caplog.records]
     assert all("serves unguarded" in warning for warning in warnings)
     assert len(warnings) == 3

@@ -6,12 +6,14 @@ The build is not part of a plain test run: `pytest -m container`.
 from __future__ import annotations
 
 import json
+import os
 import re
 import shutil
 import signal
 import subprocess
 import sys
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -23,6 +25,7 @@ from tests.container_image import REPOSITORY, ContainerImage, why_not
 DOCKERFILE = (REPOSITORY / "Dockerfile.l4t").read_text(encoding="utf-8")
 CLIENT = Path(__file__).with_name("translation_client.py")
 START_S = 120.0
+PORT = "5990"
 
 
 def last_stage() -> str:
@@ -81,39 +84,47 @@ def test_what_is_copied_is_there() -> None:
 def image(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ContainerImage]:
     """The image, built here."""
     image = ContainerImage(Path(tmp_path_factory.mktemp("image")))
-    image.build()
-    yield image
-    image.buildah("rm", "--all")
+    try:
+        image.build()
+        yield image
+    finally:
+        image.remove()
 
 
 needs_buildah = pytest.mark.skipif(why_not() is not None, reason=f"needs to build an image: {why_not()}")
+
+
+@contextmanager
+def served(image: ContainerImage) -> Iterator[tuple[subprocess.Popen[str], list[str]]]:
+    """The image's daemon as the image starts it, but for the port; and its own check of its health."""
+    container = image.start()
+    config = json.loads(image.buildah("inspect", container))["Docker"]["config"]
+    command = image.command(container, *config["Entrypoint"], *config["Cmd"], "--port", PORT)
+    check = [word.replace(":5000/", f":{PORT}/") for word in config["Healthcheck"]["Test"][1:]]
+    daemon = subprocess.Popen(command, stderr=subprocess.PIPE, text=True, start_new_session=True)
+    try:
+        yield daemon, image.command(container, *check)
+    finally:
+        os.killpg(daemon.pid, signal.SIGKILL)
+        daemon.communicate()
 
 
 @pytest.mark.container
 @needs_buildah
 def test_an_image_that_translates(image: ContainerImage) -> None:
     """Its daemon, which is not root, becomes healthy by the image's own check, translates, and leaves with 0."""
-    container = image.start()
-    config = json.loads(image.buildah("inspect", container))["Docker"]["config"]
-    command = [*config["Entrypoint"], "serve", "--port", "5990"]
-    daemon = subprocess.Popen(image.command(container, *command), stderr=subprocess.PIPE, text=True)
-    check = [word.replace(":5000/", ":5990/") for word in config["Healthcheck"]["Test"][1:]]
+    with served(image) as (daemon, check):
 
-    def is_healthy() -> bool:
-        assert daemon.poll() is None, daemon.communicate()[1]
-        done = subprocess.run(image.command(container, *check), capture_output=True, check=False)
-        return done.returncode == 0
+        def is_healthy() -> bool:
+            assert daemon.poll() is None, daemon.communicate()[1]
+            return subprocess.run(check, capture_output=True, check=False).returncode == 0
 
-    wait_until(is_healthy, "healthy", START_S)
-    sent = [sys.executable, str(CLIENT), "http://127.0.0.1:5990", "3", "1"]
-    assert json.loads(subprocess.run(sent, capture_output=True, text=True, check=True).stdout) == {"200": 3}
-    inside = subprocess.run(
-        ["pgrep", "-u", "10001", "-f", "dynhat serve --port 5990"], capture_output=True, text=True
-    )
-    for pid in inside.stdout.split():
-        subprocess.run(["kill", f"-{signal.SIGTERM.value}", pid], check=True)
-    assert inside.stdout
-    assert daemon.wait(START_S) == 0
+        wait_until(is_healthy, "healthy", START_S)
+        sent = [sys.executable, str(CLIENT), f"http://127.0.0.1:{PORT}", "3", "1", "container", ""]
+        assert json.loads(subprocess.check_output(sent, text=True)) == {"200": 3}
+        found = ["pgrep", "-g", str(os.getpgid(daemon.pid)), "-u", "10001", "-f", "dynhat serve"]
+        os.kill(int(subprocess.check_output(found, text=True)), signal.SIGTERM)
+        assert daemon.wait(START_S) == 0
 
 
 @pytest.mark.container

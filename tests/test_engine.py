@@ -18,6 +18,8 @@ from dynhat_runtime.errors import EngineOverloadedError, EngineStoppedError, Unk
 from dynhat_runtime.governor.request_choice import MAX_BATCH_SENTENCES
 from dynhat_runtime.model.checkpoint import SENTENCEPIECE_MODEL, Bundle
 from dynhat_runtime.model.sub_transformer import SubTransformer
+from dynhat_runtime.queue_load import QueueLimits
+from dynhat_runtime.served_points import ServedPoints
 from tests.tiny_bundle import POINT_IDS, SENTENCES
 
 PATIENCE_S = 30.0
@@ -46,19 +48,20 @@ class WatchedTranslator(Translator):
         return super().translate(sub, sentences, options, **more)
 
 
-def _engine(bundle: Bundle, **options: int) -> tuple[TranslationEngine, WatchedTranslator]:
+def _engine(bundle: Bundle, **options: Any) -> tuple[TranslationEngine, WatchedTranslator]:
     super_transformer, table = bundle.super_transformer(), bundle.table()
     translator = WatchedTranslator(
         SentencePieceTokenizer(bundle.text_file(SENTENCEPIECE_MODEL)), LengthLimits(max_src_tokens=24)
     )
     points = [ActivePoint(point.id, super_transformer.extract(point.config)) for point in table]
-    return TranslationEngine(translator, points, table, ("en", "de"), beam_size=2, **options), translator
+    served = ServedPoints.of(points, table)
+    return TranslationEngine(translator, served, ("en", "de"), beam_size=2, **options), translator
 
 
 @pytest.fixture
 def engine(tiny_bundle: Bundle) -> Iterator[tuple[TranslationEngine, WatchedTranslator]]:
     """A running engine that takes 40 waiting sentences."""
-    made, translator = _engine(tiny_bundle, queue_limit_sentences=40)
+    made, translator = _engine(tiny_bundle, queue_limits=QueueLimits(sentences=40))
     made.start()
     yield made, translator
     translator.is_gated = False
@@ -98,7 +101,7 @@ def test_unknown_point(engine: Running) -> None:
 
 def test_switch_copies_nothing(engine: Running) -> None:
     """Every point's output matrix lies in the same storage."""
-    points = engine[0]._points.values()
+    points = engine[0]._points.by_id.values()
     assert len({point.sub.output.weight_OI.untyped_storage().data_ptr() for point in points}) == 1
 
 
@@ -152,7 +155,7 @@ def test_switch_between_two_requests_of_a_batch(engine: Running) -> None:
         def _active(self, _: ActivePoint) -> None:
             """Not listened to."""
 
-    restless = Restless(translator, list(points.values()), running.table, ("en", "de"), beam_size=2)
+    restless = Restless(translator, points, ("en", "de"), beam_size=2)
     futures = [restless.submit([sentence]) for sentence in SENTENCES[:4]]
     restless.start()
     for future in futures:
@@ -160,7 +163,10 @@ def test_switch_between_two_requests_of_a_batch(engine: Running) -> None:
     restless.stop(PATIENCE_S)
     told = {future.result()[0].operating_point for future in futures}
     used = {
-        point_id for point_id, point in points.items() for sub, _ in translator.batches if sub is point.sub
+        point_id
+        for point_id, point in points.by_id.items()
+        for sub, _ in translator.batches
+        if sub is point.sub
     }
     assert len(told) == 1
     assert told == used

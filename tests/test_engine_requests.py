@@ -22,6 +22,7 @@ from dynhat_runtime.errors import UnknownOperatingPointError
 from dynhat_runtime.model.checkpoint import SENTENCEPIECE_MODEL, Bundle
 from dynhat_runtime.model.sub_transformer import SubTransformer
 from dynhat_runtime.observation import Observation
+from dynhat_runtime.served_points import ServedPoints
 from tests.tiny_bundle import POINT_IDS, SENTENCES
 
 PATIENCE_S = 30.0
@@ -77,11 +78,9 @@ class Bench:
         self.observe: Callable[[Observation], None] = self.observations.append
         self.engine = TranslationEngine(
             self.translator,
-            points,
-            table,
+            ServedPoints.of(points, table, POINT_IDS),
             ("en", "de"),
             beam_size=2,
-            guarded_ids=POINT_IDS,
             on_finished=lambda observation: self.observe(observation),
         )
         self.engine.start()

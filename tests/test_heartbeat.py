@@ -28,7 +28,7 @@ class Watched:
         self.control = FakeControl(self.engine)
         self.lifecycle = Lifecycle()
         notifier = Notifier(manager.getsockname())
-        self.heartbeat = Heartbeat(notifier, self.lifecycle, StallLimits(400.0, 5.0))
+        self.heartbeat = Heartbeat(notifier, self.lifecycle, lambda: StallLimits(400.0, 5.0))
 
     def work(self, since_s: float, point_id: str = "p1") -> None:
         """Let the engine be at work on a point, and have got on so long ago."""

@@ -9,6 +9,7 @@ from fastapi.testclient import TestClient
 from prometheus_client.parser import text_string_to_metric_families
 
 from dynhat_runtime import __version__
+from dynhat_runtime.queue_load import QueueLoad
 from dynhat_runtime.service.app import create_app
 from dynhat_runtime.service.lifecycle import Lifecycle, Serving
 from dynhat_runtime.service.limits import RequestLimits
@@ -63,7 +64,10 @@ def test_what_is_said_at_once(client: TestClient) -> None:
         labelled(point="p2"): 0,
         labelled(point="p3"): 0,
     }
-    assert samples["dynhat_queue_depth"] == {frozenset(): 0}
+    assert samples["dynhat_queue_depth"] == {
+        labelled(**{"class": "interactive"}): 0,
+        labelled(**{"class": "batch"}): 0,
+    }
     assert samples["dynhat_sensor_up"] == {labelled(sensor="cpu"): 1, labelled(sensor="thermal"): 0}
     assert samples["dynhat_slow_down_ratio"] == {frozenset(): 1.25}
     assert samples["dynhat_prediction_error_median_ratio"] == {frozenset(): 0.04}
@@ -81,19 +85,21 @@ def test_requests_are_counted(client: TestClient) -> None:
     client.post("/translate", json={})
     client.post("/v1/translate", json={"text": "a", **HELLO})
     samples = read(client)
-    counted = samples["dynhat_requests_total"]
-    assert counted[labelled(route="/translate", code="200")] == 2
-    assert counted[labelled(route="/translate", code="400")] == 1
-    assert counted[labelled(route="/v1/translate", code="200")] == 1
-    assert samples["dynhat_request_duration_seconds_count"][labelled(route="/translate")] == 3
-    assert read(client)["dynhat_requests_total"][labelled(route="/metrics", code="200")] == 1
+    counted = samples["dynhat_http_requests_total"]
+    assert counted[labelled(route="/translate", method="POST", code="200")] == 2
+    assert counted[labelled(route="/translate", method="POST", code="400")] == 1
+    assert counted[labelled(route="/v1/translate", method="POST", code="200")] == 1
+    assert samples["dynhat_http_request_duration_seconds_count"][labelled(route="/translate")] == 3
+    assert (
+        read(client)["dynhat_http_requests_total"][labelled(route="/metrics", method="GET", code="200")] == 1
+    )
 
 
 def test_made_up_paths_are_one(client: TestClient) -> None:
     """However many paths clients make up, they are one label."""
     for number in range(50):
         client.get(f"/secret/{number}")
-    routes = {dict(labels)["route"] for labels in read(client)["dynhat_requests_total"]}
+    routes = {dict(labels)["route"] for labels in read(client)["dynhat_http_requests_total"]}
     assert routes == {"other"}
 
 
@@ -101,7 +107,7 @@ def test_every_route_has_its_label(client: TestClient) -> None:
     """No path that GET / names is counted as another."""
     for path in client.get("/").json()["paths"]:
         client.get(path)
-    assert labelled(route="other", code="200") not in read(client)["dynhat_requests_total"]
+    assert labelled(route="other", method="GET", code="200") not in read(client)["dynhat_http_requests_total"]
 
 
 def test_budgets_and_predictions(client: TestClient) -> None:
@@ -137,14 +143,19 @@ def test_retries_and_refusals(client: TestClient, engine: FakeEngine) -> None:
     """What the engine's guard did is passed on by reason."""
     engine.guard_retries["repetition"] = 4
     engine.refused = {"p9": "nonsense"}
-    engine.queue_depth = 3
+    engine.queue_load = QueueLoad(requests=2, sentences=3, of_batch_requests=1, tokens=40)
     samples = read(client)
     assert samples["dynhat_guard_retries_total"] == {
         labelled(reason="repetition"): 4,
         labelled(reason="empty"): 0,
     }
     assert samples["dynhat_refused_points"] == {frozenset(): 1}
-    assert samples["dynhat_queue_depth"] == {frozenset(): 3}
+    assert samples["dynhat_queue_depth"] == {
+        labelled(**{"class": "interactive"}): 2,
+        labelled(**{"class": "batch"}): 1,
+    }
+    assert samples["dynhat_queue_requests"] == {frozenset(): 2}
+    assert samples["dynhat_queue_tokens"] == {frozenset(): 40}
 
 
 def test_no_text_and_no_address(client: TestClient) -> None:
@@ -163,7 +174,7 @@ def test_while_loading() -> None:
     client = TestClient(create_app(Lifecycle(), RequestLimits()))
     client.get("/health")
     samples = read(client)
-    assert samples["dynhat_requests_total"] == {labelled(route="/health", code="503"): 1}
+    assert samples["dynhat_http_requests_total"] == {labelled(route="/health", method="GET", code="503"): 1}
     assert "dynhat_operating_point" not in samples
 
 
@@ -175,4 +186,4 @@ def test_two_applications_do_not_mix(engine: FakeEngine, control: FakeControl) -
         lifecycle.ready(Serving(engine, control))
         clients.append(TestClient(create_app(lifecycle, RequestLimits())))
     clients[0].get("/health")
-    assert "dynhat_requests_total" not in read(clients[1])
+    assert "dynhat_http_requests_total" not in read(clients[1])

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 from fastapi.testclient import TestClient
 
-from dynhat_runtime.service.app import create_app
+from dynhat_runtime.service.app import Terms, create_app
 from dynhat_runtime.service.lifecycle import Lifecycle, Serving
 from dynhat_runtime.service.limits import RequestLimits
 from tests.service_fakes import FakeControl, FakeEngine, make_table, overloaded
@@ -49,10 +49,14 @@ def ask(client: TestClient, **changes: Any) -> Any:
     )
 
 
-def check_refusal(response: Any, status: int, *words: str) -> None:
-    """`{"error": str}` and nothing else, in one line, with these words in it."""
+def check_refusal(response: Any, status: int, *words: str, code: str | None = None) -> None:
+    """`error`, in one line, with these words in it, and `code` where there is one; nothing else but a full queue."""
     assert response.status_code == status, response.text
-    assert list(response.json()) == ["error"]
+    answer = response.json()
+    assert answer.pop("code", None) == code
+    assert ("queue" in answer) == (code == "queue_full")
+    answer.pop("queue", None)
+    assert list(answer) == ["error"]
     for word in words:
         assert word in response.json()["error"]
     assert "\n" not in response.json()["error"]
@@ -230,8 +234,6 @@ def test_strict_and_not_met(client: TestClient, engine: FakeEngine, wish: dict[s
         ({"text": []}, ["text is an empty list", "1 to 4 texts"]),
         ({"text": 5}, ["text is 5, not a string"]),
         ({"text": ["a", None]}, ["text[1] is None"]),
-        ({"text": ["a"] * 5}, ["text holds 5 texts"]),
-        ({"text": "x" * 101}, ["text holds 101 characters", "100 characters"]),
         ({"text": "\ud83d"}, ["text holds half a surrogate pair"]),
         ({"source": ...}, ["source is missing", "'en'"]),
         ({"source": "auto"}, ["source 'auto'", "'en'"]),
@@ -291,23 +293,165 @@ def test_quality_that_nobody_measured() -> None:
         (b"{", "application/json", "not valid JSON"),
         (b"[]", "application/json", "not a JSON object"),
         (b"text=a&source=en&target=de", "application/x-www-form-urlencoded", "application/json"),
-        (b"x" * 100_000, "application/json", "text may hold 100 characters"),
     ],
 )
 def test_bad_bodies(client: TestClient, content: bytes, content_type: str, word: str) -> None:
-    """A body that is no JSON object, or larger than any within the limits, is refused with 400."""
+    """A body that is no JSON object is refused with 400."""
     response = client.post("/v1/translate", content=content, headers={"Content-Type": content_type})
     check_refusal(response, 400, word)
 
 
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"text": ["a"] * 5}, ["text holds 5 texts", "4 texts"]),
+        ({"text": "x" * 101}, ["text holds 101 characters", "100 characters"]),
+        ({"text": ["x" * 60] * 2}, ["text holds 120 characters"]),
+        ({"text": "x" * 100_000}, ["body is larger than", "text may hold 100 characters"]),
+    ],
+)
+def test_too_much(client: TestClient, engine: FakeEngine, changes: dict[str, Any], words: list[str]) -> None:
+    """More characters, texts or bytes than a request may have are refused with 413 and the limit."""
+    check_refusal(ask(client, **changes), 413, *words)
+    assert engine.submitted == []
+
+
 def test_a_full_queue(client: TestClient, engine: FakeEngine) -> None:
-    """A full queue is 429 as on /translate."""
+    """A full queue is 503 at once, with what is in it and when to come again."""
     engine.failure = overloaded()
-    check_refusal(ask(client), 429, "queue is full")
+    response = ask(client)
+    assert response.headers["Retry-After"] == "3"
+    assert response.json()["queue"] == {
+        "requests": 256,
+        "sentences": 300,
+        "tokens": 4000,
+        "limit_requests": 256,
+        "limit_sentences": 512,
+        "limit_tokens": 16384,
+        "expected_wait_s": 2.4,
+    }
+    check_refusal(response, 503, "queue is full", code="queue_full")
+
+
+def test_a_full_queue_may_be_429(engine: FakeEngine, control: FakeControl) -> None:
+    """An operator whose clients know only 429 gets that."""
+    lifecycle = Lifecycle()
+    lifecycle.ready(Serving(engine, control))
+    engine.failure = overloaded()
+    client = TestClient(create_app(lifecycle, LIMITS, terms=Terms(overload_status=429)))
+    check_refusal(ask(client), 429, "queue is full", code="queue_full")
+
+
+# --- deadline, class and timings ---
+
+
+def test_a_deadline_that_cannot_be_met(client: TestClient, engine: FakeEngine) -> None:
+    """A request that is not expected to be done by its deadline is refused at once, and nothing is translated."""
+    response = ask(client, point="p3", deadline_ms=29)
+    check_refusal(response, 504, "deadline_ms 29", "p3", "30.0 ms", code="deadline")
+    assert engine.submitted == []
+    assert ask(client, point="p3", deadline_ms=5000).status_code == 200
+
+
+def test_a_deadline_that_passes(client: TestClient, engine: FakeEngine) -> None:
+    """At its deadline a request is answered 504, and its translation is given up."""
+    engine.go.clear()
+    busy = engine.submit(["in the way"])
+    check_refusal(ask(client, deadline_ms=60), 504, "took longer than", code="deadline")
+    assert engine.futures[1].cancelled()
+    assert not busy.cancelled()
+
+
+def test_the_class_reaches_the_engine(client: TestClient, engine: FakeEngine) -> None:
+    """A request waits in the class it names; without one it is interactive."""
+    for changes in ({}, {"priority": "batch"}, {"priority": "interactive"}, {"priority": None}):
+        assert ask(client, **changes).status_code == 200
+    assert [asked["priority"] for asked in engine.asked] == [
+        "interactive",
+        "batch",
+        "interactive",
+        "interactive",
+    ]
+
+
+def test_timings(client: TestClient) -> None:
+    """Who asks for timings hears of each text what it took, of an empty one nothing."""
+    first, empty = ask(client, text=["a", ""], timings=True).json()["translations"]
+    assert first["timings"] == {
+        "queue_ms": 1.5,
+        "translate_ms": 2.5,
+        "num_sentences": 1,
+        "num_src_tokens": 3,
+        "num_tgt_tokens": 2,
+        "num_guard_retries": 0,
+    }
+    assert set(empty["timings"].values()) == {0}
+
+
+# --- sentence by sentence ---
+
+
+def events_of(response: Any) -> list[tuple[str, Any]]:
+    """The events of a stream, as a reader of the standard's format has them."""
+    assert response.headers["Content-Type"].startswith("text/event-stream")
+    events = []
+    for block in response.text.strip().split("\n\n"):
+        name, data = block.split("\n")
+        events.append((name.removeprefix("event: "), json.loads(data.removeprefix("data: "))))
+    return events
+
+
+def ask_for_stream(client: TestClient, **changes: Any) -> Any:
+    """POST /v1/translate/stream with HELLO changed."""
+    return client.post("/v1/translate/stream", json={**HELLO, **changes})
+
+
+def test_a_stream(client: TestClient) -> None:
+    """Sentences come one by one with the number of their text, then what /v1/translate would have answered."""
+    response = ask_for_stream(client, text=["a|b", "", "c"], point="p2")
+    assert response.status_code == 200
+    *sentences, (last, answer) = events_of(response)
+    assert sentences == [
+        ("sentence", {"index": 0, "delta": "A"}),
+        ("sentence", {"index": 0, "delta": "B"}),
+        ("sentence", {"index": 2, "delta": "C"}),
+    ]
+    assert last == "done"
+    assert [each["text"] for each in answer["translations"]] == ["A|B", "", "C"]
+    assert {each["operating_point"] for each in answer["translations"]} == {"p2"}
+
+
+def test_a_stream_of_nothing(client: TestClient, engine: FakeEngine) -> None:
+    """Where there is nothing to translate the end comes at once."""
+    ((name, answer),) = events_of(ask_for_stream(client, text=["", ""]))
+    assert (name, [each["text"] for each in answer["translations"]]) == ("done", ["", ""])
+    assert engine.submitted == []
+
+
+def test_a_stream_that_is_refused(client: TestClient, engine: FakeEngine) -> None:
+    """What is refused before it begins has a status, not an event."""
+    engine.failure = overloaded()
+    check_refusal(ask_for_stream(client), 503, "queue is full", code="queue_full")
+
+
+def test_a_stream_that_breaks(client: TestClient, engine: FakeEngine) -> None:
+    """What fails on the way ends the stream with an error and no reason that is not the client's affair."""
+    engine.late_failure = ZeroDivisionError("secret")
+    *_, (name, error) = events_of(ask_for_stream(client))
+    assert (name, error) == ("error", {"error": "internal error"})
+
+
+def test_a_stream_past_its_deadline(client: TestClient, engine: FakeEngine) -> None:
+    """A stream ends at its deadline, and nobody goes on translating for it."""
+    engine.go.clear()
+    engine.submit(["in the way"])
+    *_, (name, error) = events_of(ask_for_stream(client, deadline_ms=60))
+    assert (name, error["code"]) == ("error", "deadline")
+    assert engine.futures[1].cancelled()
 
 
 def test_not_ready() -> None:
     """Before the model is loaded the answer is 503, and GET is not possible."""
     client = TestClient(create_app(Lifecycle(), LIMITS))
-    check_refusal(ask(client), 503, "loading")
+    check_refusal(ask(client), 503, "loading", code="not_ready")
     assert client.get("/v1/translate").status_code == 405

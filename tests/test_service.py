@@ -214,11 +214,11 @@ def test_a_body_too_large_is_not_kept(client: TestClient, engine: FakeEngine, is
 
 
 def test_a_full_queue(client: TestClient, engine: FakeEngine) -> None:
-    """A full queue is 429 with Retry-After, and says so."""
+    """A full queue is 429 with Retry-After by what waits, and says so."""
     engine.failure = overloaded()
     response = ask(client)
     check_refusal(response, 429, "queue is full")
-    assert response.headers["Retry-After"] == "1"
+    assert response.headers["Retry-After"] == "3"
 
 
 def test_a_stopping_engine(client: TestClient, engine: FakeEngine) -> None:

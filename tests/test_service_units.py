@@ -12,7 +12,13 @@ from typer.testing import CliRunner
 from dynhat_runtime import service_units
 from dynhat_runtime.cli import app
 from dynhat_runtime.errors import SettingsError
-from dynhat_runtime.service_units import Machine, check_reachable, service_files, write_service_files
+from dynhat_runtime.service_units import (
+    Machine,
+    Wishes,
+    check_reachable,
+    service_files,
+    write_service_files,
+)
 from dynhat_runtime.settings import load_settings
 
 BOARD = Machine(("/opt/dynhat/bin/python", "-m", "dynhat_runtime"), {"video", "audio"}, (Path("/usr"),))
@@ -26,7 +32,7 @@ def text_of(files: list[service_units.ServiceFile], path: str) -> str:
 
 def test_the_units_are_the_shipped_ones() -> None:
     """Units are written as they are shipped; what this machine has lies beside them."""
-    files = service_files(BOARD)
+    files = service_files(BOARD, Wishes())
     shipped = Path(__file__).parent.parent / "systemd"
     for name in ("dynhat.service", "dynhat.socket"):
         assert text_of(files, f"etc/systemd/system/{name}") == (shipped / name).read_text()
@@ -40,20 +46,22 @@ def test_a_bundle_and_odd_paths() -> None:
     """A bundle is served from where it is, its path taken literally whatever is in it."""
     machine = Machine(("/opt/a b/100%/python$",), set(), ())
     assert 'ExecStart="/opt/a b/100%%/python$$" serve --bundle /usr' in text_of(
-        service_files(machine, bundle=Path("/usr")), DROP_IN
+        service_files(machine, Wishes(bundle=Path("/usr"))), DROP_IN
     )
 
 
 def test_no_group_that_is_not_there() -> None:
     """A group this machine lacks would keep the service from starting: it is not named."""
-    assert "SupplementaryGroups" not in text_of(service_files(Machine(("dynhat",), set(), ())), DROP_IN)
+    assert "SupplementaryGroups" not in text_of(
+        service_files(Machine(("dynhat",), set(), ()), Wishes()), DROP_IN
+    )
 
 
 def test_jtop_is_asked_for() -> None:
     """The jtop group, as good as root, is joined on demand alone, and then its service is kept alive."""
     machine = Machine(("dynhat",), {"video", "render", "jtop"}, ())
-    assert "jtop" not in text_of(service_files(machine), DROP_IN)
-    files = service_files(machine, with_jtop=True)
+    assert "jtop" not in text_of(service_files(machine, Wishes()), DROP_IN)
+    files = service_files(machine, Wishes(with_jtop=True))
     assert "SupplementaryGroups=video render jtop" in text_of(files, DROP_IN)
     assert "Restart=always" in text_of(files, "etc/systemd/system/jtop.service.d/10-restart.conf")
 
@@ -61,7 +69,18 @@ def test_jtop_is_asked_for() -> None:
 def test_jtop_that_is_not_installed() -> None:
     """Asked for where it is not installed, the group is named."""
     with pytest.raises(SettingsError, match="no group jtop: install jetson-stats"):
-        service_files(BOARD, with_jtop=True)
+        service_files(BOARD, Wishes(with_jtop=True))
+
+
+def test_keys_are_a_credential(tmp_path: Path) -> None:
+    """systemd reads the key file and the daemon its copy; a file that is not there is named before systemd trips."""
+    file = tmp_path / "keys.toml"
+    with pytest.raises(SettingsError, match=r"keys\.toml is not a file: write it first"):
+        service_files(BOARD, Wishes(key_file=file))
+    file.touch()
+    lines = text_of(service_files(BOARD, Wishes(key_file=file)), DROP_IN).splitlines()
+    assert f"LoadCredential=keys.toml:{file}" in lines
+    assert lines[3].endswith(" serve --key-file ${CREDENTIALS_DIRECTORY}/keys.toml")
 
 
 def test_out_of_reach(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -79,12 +98,12 @@ def test_out_of_reach(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         if not folder.stat().st_mode & 0o001:
             return  # pytest's own folder is closed already
     with pytest.raises(SettingsError, match=r"bundle lies below .*/closed, which only its owner may enter"):
-        service_files(BOARD, bundle=closed / "bundle")
+        service_files(BOARD, Wishes(bundle=closed / "bundle"))
 
 
 def test_what_was_changed_by_hand_stays(tmp_path: Path) -> None:
     """Written again, units are replaced, and settings of the operator's are not."""
-    files = service_files(BOARD)
+    files = service_files(BOARD, Wishes())
     assert len(write_service_files(tmp_path, files)) == 5
     settings, unit = tmp_path / "etc/dynhat/dynhat.toml", tmp_path / "etc/systemd/system/dynhat.service"
     settings.write_text("beam_size = 2\n")
@@ -114,7 +133,7 @@ def test_time_to_drain() -> None:
 def test_without_the_right_to_write() -> None:
     """Without the right to write it says to run it as root."""
     with pytest.raises(SettingsError, match=r"Permission denied.*run this as root"):
-        write_service_files(Path("/"), service_files(BOARD))
+        write_service_files(Path("/"), service_files(BOARD, Wishes()))
 
 
 def test_dry_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

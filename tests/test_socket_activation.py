@@ -20,6 +20,7 @@ from tests.test_systemd_notify import with_sockets
 pytestmark = pytest.mark.daemon
 
 PATIENCE_S = 30.0
+DRAIN_S = 20.0
 
 
 class Activated:
@@ -33,7 +34,7 @@ class Activated:
     def start(self) -> subprocess.Popen[str]:
         """Another daemon on the socket; its engine is held up by files, as `fake_daemon.py` says."""
         program = str(Path(__file__).with_name("fake_daemon.py"))
-        command = [sys.executable, program, str(self.folder), json.dumps({"drain_timeout_s": 20})]
+        command = [sys.executable, program, str(self.folder), json.dumps({"drain_timeout_s": DRAIN_S})]
         self._started.append(with_sockets([self.listener], command, stderr=subprocess.PIPE))
         return self._started[-1]
 
@@ -124,6 +125,19 @@ def test_connected_but_not_yet_asked(activated: Activated) -> None:
         silent.sendall(b"GET /health HTTP/1.1\r\nHost: here\r\n\r\n")
         assert silent.recv(4096).startswith(b"HTTP/1.1 200 ")
     assert first.wait(PATIENCE_S) == 0
+
+
+def test_an_answer_without_an_end(activated: Activated) -> None:
+    """Who listens to events does not hold up a restart: the stream ends."""
+    activated.touch("load", "go")
+    first = activated.start()
+    events = http.client.HTTPConnection(*activated.listener.getsockname(), timeout=PATIENCE_S)
+    events.request("GET", "/v1/events")
+    stream = events.getresponse()
+    assert stream.status == 200
+    first.send_signal(signal.SIGTERM)
+    assert b"event: end" in stream.read()
+    assert first.wait(DRAIN_S / 2) == 0
 
 
 def test_stop_while_loading(activated: Activated) -> None:

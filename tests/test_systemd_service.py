@@ -25,8 +25,10 @@ pytestmark = [
 
 SERVICE, SOCKET = "dynhat.service", "dynhat.socket"
 FAULTS = "/opt/dynhat/faults"
+BEGUN = "/var/lib/private/dynhat/begun"
 TCP, UNIX = "http://127.0.0.1:5000", "/run/dynhat.sock"
 CLIENT = Path(__file__).with_name("translation_client.py")
+KEY_FILE = "/etc/dynhat/keys.toml"
 START_S = 60.0
 RUNNING = {"ActiveState": "active", "SubState": "running"}
 
@@ -66,9 +68,17 @@ while True:
 class Client:
     """Translations on their way, sent by a process of their own."""
 
-    def __init__(self, machine: BootedSystemd, where: str, number: int = 1, concurrency: int = 1) -> None:
+    def __init__(
+        self,
+        machine: BootedSystemd,
+        where: str,
+        number: int = 1,
+        concurrency: int = 1,
+        request_id: str = "test",
+        key: str = "",
+    ) -> None:
         at = where if where == TCP else str(machine.root / where.lstrip("/"))
-        command = [sys.executable, str(CLIENT), at, str(number), str(concurrency)]
+        command = [sys.executable, str(CLIENT), at, str(number), str(concurrency), request_id, key]
         self._process = machine.network(*command, stdout=subprocess.PIPE)
 
     def answers(self) -> dict[str, int]:
@@ -206,16 +216,17 @@ def test_a_stuck_decoder(faulty: BootedSystemd) -> None:
     faulty.wait_for(SERVICE, RUNNING, START_S)
     assert Client(faulty, TCP).answers() == {"200": 1}
     log = messages(faulty)
-    assert "<3>decoding is stuck: nothing has ended for " in log
+    assert "<3>ERROR decoding is stuck: nothing has ended for " in log
     assert "Watchdog timeout" in log
     assert "in _while_there" in log
 
 
 def test_stop_drains(faulty: BootedSystemd) -> None:
-    """A translation that has begun is answered before the service is gone, and it leaves with success."""
+    """A translation that has begun, and gets on slowly, is answered before the service is gone with success."""
     faulty.write(f"{FAULTS}/slow", "")
+    faulty.remove(BEGUN)
     client = Client(faulty, UNIX)
-    time.sleep(0.7)
+    wait_until((faulty.root / BEGUN.lstrip("/")).exists, "begun")
     assert client.is_waiting
     faulty.run("systemctl", "stop", SERVICE)
     assert client.answers() == {"200": 1}
@@ -245,6 +256,30 @@ def test_restarts_under_load(service: BootedSystemd) -> None:
     assert [client.answers() for client in clients] == [{"200": 100}] * 2
 
 
+def test_reload(service: BootedSystemd) -> None:
+    """Reloaded with settings that cannot work it keeps the old ones and says so; with sound ones it takes them."""
+    settings = "/etc/dynhat/dynhat.toml"
+    before, pid = (service.root / settings.lstrip("/")).read_text(), service.property(SERVICE, "MainPID")
+
+    def reload(text: str, status: str) -> None:
+        service.write(settings, text)
+        service.run("systemctl", "reload", SERVICE)
+        wait_until(lambda: service.property(SERVICE, "StatusText").startswith(status), status)
+        service.wait_for(SERVICE, RUNNING)
+
+    reload(
+        "beam_size = 99\n",
+        "reload refused, everything stays as it was: setting beam_size = 99 (in /etc/dynhat/",
+    )
+    assert "<3>ERROR reload refused, everything stays as it was: setting beam_size = 99" in messages(service)
+    assert Client(service, TCP).answers() == {"200": 1}
+    reload("beam_size = 1\n", "serving: operating point ")
+    assert "INFO reloaded: " in messages(service)
+    assert Client(service, TCP).answers() == {"200": 1}
+    service.write(settings, before)
+    assert service.property(SERVICE, "MainPID") == pid
+
+
 def test_a_setting_that_cannot_work(service: BootedSystemd) -> None:
     """It leaves with 2, is not started again, and says why in its status and in the journal, as an error."""
     settings = "/etc/dynhat/dynhat.toml"
@@ -258,8 +293,32 @@ def test_a_setting_that_cannot_work(service: BootedSystemd) -> None:
     assert "<3>dynhat: error: setting beam_size = 99 (in /etc/dynhat/dynhat.toml)" in messages(service)
 
 
+def test_keys(service: BootedSystemd) -> None:
+    """A key file that only root can read is served by: without its key a translation is refused."""
+    service.write(KEY_FILE, '[keys.test]\nkey = "a long and random key"\n')
+    service.run("chmod", "600", KEY_FILE)
+    service.run(str(PYTHON), "-m", "dynhat_runtime", "install-service", "--jtop", "--key-file", KEY_FILE)
+    service.run("systemctl", "daemon-reload")
+    service.run("systemctl", "restart", SERVICE)
+    assert next(iter(Client(service, TCP).answers())).startswith("400 ")
+    assert Client(service, TCP, key="a long and random key").answers() == {"200": 1}
+    service.run(str(PYTHON), "-m", "dynhat_runtime", "install-service", "--jtop")
+    service.run("systemctl", "daemon-reload")
+    service.run("systemctl", "stop", SERVICE)
+
+
 def test_journal_lines(service: BootedSystemd) -> None:
-    """A line of ours has the priority of its level, our name, and no second clock."""
-    entry = [entry for entry in service.journal(SERVICE) if entry["MESSAGE"].startswith("ready: ")][-1]
+    """A line of ours has the priority of its level, our name, no second clock, and the id of its request."""
+    Client(service, TCP, request_id="from-the-test").answers()
+    answered = wait_until(
+        lambda: [
+            entry for entry in service.journal(SERVICE) if "request_id=from-the-test" in entry["MESSAGE"]
+        ],
+        "a line with the request's id",
+    )[-1]
+    assert answered["MESSAGE"].startswith("INFO answered ")
+    assert answered["PRIORITY"] == "6"
+    entry = [entry for entry in service.journal(SERVICE) if "ready: " in entry["MESSAGE"]][-1]
+    assert entry["MESSAGE"].startswith("INFO ready: ")
     assert entry["PRIORITY"] == "6"
     assert entry["SYSLOG_IDENTIFIER"] == "dynhat"

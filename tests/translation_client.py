@@ -1,4 +1,6 @@
-"""A client as a process, for another network name space: `translation_client.py WHERE NUMBER CONCURRENCY`.
+"""A client as a process, for another network name space.
+
+    translation_client.py WHERE NUMBER CONCURRENCY REQUEST_ID KEY
 
 WHERE is http://HOST:PORT or the path of a unix socket. Sends translations, each on a connection of its own, and prints
 a JSON object: how many were answered with each status, and each failure in words.
@@ -32,7 +34,7 @@ class UnixConnection(http.client.HTTPConnection):
         self.sock.connect(self._path)
 
 
-def translate(where: str) -> str:
+def translate(where: str, request_id: str, key: str) -> str:
     """The status of one translation, or what went wrong."""
     is_url = where.startswith("http://")
     connection = (
@@ -41,8 +43,11 @@ def translate(where: str) -> str:
         else UnixConnection(where)
     )
     try:
+        headers = {"Content-Type": "application/json", "X-Request-ID": request_id}
+        if key:
+            headers["Authorization"] = f"Bearer {key}"
         body = json.dumps({"q": SENTENCE, "source": "en", "target": "de"})
-        connection.request("POST", "/translate", body, {"Content-Type": "application/json"})
+        connection.request("POST", "/translate", body, headers)
         response = connection.getresponse()
         answer = json.load(response)
         return f"{response.status}" if answer.get("translatedText") else f"{response.status} {answer}"
@@ -54,4 +59,6 @@ def translate(where: str) -> str:
 
 if __name__ == "__main__":
     with ThreadPoolExecutor(int(sys.argv[3])) as pool:
-        print(json.dumps(Counter(pool.map(translate, [sys.argv[1]] * int(sys.argv[2])))))
+        where, number, _, request_id, key = sys.argv[1:]
+        work = [pool.submit(translate, where, request_id, key) for _ in range(int(number))]
+        print(json.dumps(Counter(each.result() for each in work)))

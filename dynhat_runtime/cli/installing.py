@@ -13,6 +13,9 @@ from dynhat_runtime.cli.root import BundleOption, app
 @app.command("install-service")
 def install_service(
     bundle: BundleOption = None,
+    key_file: Annotated[
+        Path | None, typer.Option(help="TOML file of API keys, which only root need be able to read.")
+    ] = None,
     jtop: Annotated[
         bool,
         typer.Option("--jtop", help="Let the daemon ask the jtop service, whose group is as good as root."),
@@ -25,11 +28,11 @@ def install_service(
     \b
     Example:
       dynhat install-service --dry-run
-      sudo /opt/dynhat/bin/dynhat install-service
+      sudo /opt/dynhat/bin/dynhat install-service --key-file /etc/dynhat/keys.toml
     """
-    from dynhat_runtime.service_units import Machine, service_files, write_service_files
+    from dynhat_runtime.service_units import Machine, Wishes, service_files, write_service_files
 
-    files = service_files(Machine.this(), bundle=bundle, with_jtop=jtop)
+    files = service_files(Machine.this(), Wishes(bundle, key_file, jtop))
     if dry_run:
         for file in files:
             typer.echo(

@@ -51,6 +51,9 @@ BundleOption = Annotated[Path | None, typer.Option(help="Bundle folder; without 
 TableOption = Annotated[
     Path | None, typer.Option(help="Operating point table file; without it the bundle's best match.")
 ]
+ConfigOption = Annotated[
+    Path | None, typer.Option(help="TOML file with settings; without it the one DYNHAT_CONFIG names.")
+]
 UrlOption = Annotated[str, typer.Option(help="Where the daemon listens.")]
 DEFAULT_URL = "http://127.0.0.1:5000"
 JsonOption = Annotated[bool, typer.Option("--json", help="Answer in JSON.")]

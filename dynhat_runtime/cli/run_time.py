@@ -16,6 +16,7 @@ import typer
 from dynhat_runtime.cli.root import (
     DEFAULT_URL,
     BundleOption,
+    ConfigOption,
     JsonOption,
     TableOption,
     UrlOption,
@@ -50,14 +51,25 @@ def serve(
     policy: Annotated[
         str | None, typer.Option(help="predictive (as it is without), ladder, energy or fixed.")
     ] = None,
-    config: Annotated[
-        Path | None, typer.Option(help="TOML file with settings; without it the one DYNHAT_CONFIG names.")
+    monitor: Annotated[
+        str | None,
+        typer.Option(help="What is sensed beside the host: auto (as it is without), host, jetson or nvml."),
     ] = None,
+    key_file: Annotated[
+        Path | None, typer.Option(help="TOML file of API keys; without it nobody is asked for one.")
+    ] = None,
+    allow_unauthenticated: Annotated[
+        bool | None,
+        typer.Option("--allow-unauthenticated", help="Listen beyond loopback without asking for keys."),
+    ] = None,
+    config: ConfigOption = None,
     log_level: Annotated[str | None, typer.Option(help="debug, info, warning or error (info).")] = None,
+    log_format: Annotated[str | None, typer.Option(help="console or json (console).")] = None,
 ) -> None:
     """Run the translation daemon until it is told to stop.
 
-    Settings also come from variables DYNHAT_... and from a TOML file; the command line wins.
+    Settings also come from variables DYNHAT_... and from a TOML file; the command line wins. SIGHUP reads the file,
+    keys and table anew; SIGTERM drains.
 
     \b
     Example:
@@ -74,12 +86,16 @@ def serve(
         "table": table,
         "latency_budget_ms": latency_budget_ms,
         "policy": policy,
+        "monitor": monitor,
+        "key_file": key_file,
+        "allow_unauthenticated": allow_unauthenticated,
         "log_level": log_level,
+        "log_format": log_format,
     }
     settings = load_settings(config, command_line)
     from dynhat_runtime.daemon import run
 
-    raise typer.Exit(run(settings))
+    raise typer.Exit(run(settings, reread=lambda: load_settings(config, command_line)))
 
 
 @app.command()
@@ -184,11 +200,12 @@ def translate(
     """
     from dynhat_runtime.engine import TranslationEngine
     from dynhat_runtime.model.checkpoint import Bundle
+    from dynhat_runtime.queue_load import QueueLimits
 
     opened = Bundle.open(bundle_path(bundle))
     table = _only_point(opened.table(None), point)
     engine = TranslationEngine.load(
-        opened, table, beam_size=beam, queue_limit_sentences=QUEUE_LIMIT_SENTENCES
+        opened, table, beam_size=beam, queue_limits=QueueLimits(sentences=QUEUE_LIMIT_SENTENCES)
     )
     engine.start()
     try:

@@ -6,9 +6,9 @@ import json
 from typing import Any
 from urllib.parse import parse_qs
 
-from fastapi import HTTPException, Request
+from fastapi import Request
 
-from dynhat_runtime.errors import RequestError
+from dynhat_runtime.errors import RequestError, RequestTooLargeError
 
 JSON = "application/json"
 FORM = "application/x-www-form-urlencoded"
@@ -21,8 +21,8 @@ async def read_fields(request: Request, max_bytes: int, max_fields: int) -> dict
     """The body's fields, from a JSON object or a form. A form field given more than once is a list.
 
     Raises:
+        RequestTooLargeError: The body is larger than `max_bytes`.
         RequestError: Not a content type we read, or not what it says it is.
-        HTTPException: 413, the body is larger than `max_bytes`.
     """
     content_type = _content_type(request)
     if content_type == FORM:
@@ -53,7 +53,9 @@ async def read_body(request: Request, max_bytes: int) -> bytes:
         elif num_bytes > max_bytes + DISCARD_BYTES:
             break
     if num_bytes > max_bytes:
-        raise HTTPException(413, f"body is larger than {max_bytes} bytes: send fewer or shorter texts")
+        raise RequestTooLargeError(
+            f"body is larger than {max_bytes} bytes: send fewer or shorter texts", "body"
+        )
     return b"".join(chunks)
 
 

@@ -1,16 +1,24 @@
 """Which error becomes which answer: always `{"error": ...}`, never a traceback.
 
+UnauthorizedError                          401, WWW-Authenticate; code missing_key or unknown_key
+RateLimitedError                           429, Retry-After; code rate_limited
+RequestTooLargeError                       413
 RequestError, UnknownOperatingPointError   400
 PromiseError                               422
-EngineOverloadedError                      429, Retry-After
-EngineStoppedError                         503, Retry-After
-HTTPException (404, 405, 408, 413, 504)    as it says
+EngineOverloadedError                      503 (or 429, a setting), Retry-After; code queue_full, queue
+DeadlineError                              504; code deadline
+EngineStoppedError                         503, Retry-After; code not_ready
+HTTPException (404, 405, 408, 413)         as it says
 anything else                              500, and a log line
+
+LibreTranslate's paths differ, since its clients do: 400 for a missing key or a text too long, 403 for an unknown
+key, 429 for a full queue; and their errors have nothing but `error`.
 """
 
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Mapping
+from typing import Any
 
 from fastapi import FastAPI, Request
 from fastapi.responses import JSONResponse
@@ -18,46 +26,103 @@ from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
 
 from dynhat_runtime.errors import (
+    DeadlineError,
+    DynhatError,
     EngineOverloadedError,
     EngineStoppedError,
     PromiseError,
+    RateLimitedError,
     RequestError,
+    RequestTooLargeError,
+    UnauthorizedError,
     UnknownOperatingPointError,
 )
 
 Handler = Callable[[Request, Exception], Awaitable[JSONResponse]]
 
-RETRY_SOON = {"Retry-After": "1"}
+RETRY_SOON_S = 1
 CLIENT_GONE = 499
 """Nobody reads the answer; the number is the one proxies log."""
 
+LIBRETRANSLATE_PATHS = ("/translate", "/detect", "/languages", "/frontend/settings")
+LIBRETRANSLATE_STATUS: Mapping[type[DynhatError], int] = {
+    RequestTooLargeError: 400,
+    EngineOverloadedError: 429,
+}
 
-def error_answer(status: int, message: str, headers: Mapping[str, str] | None = None) -> JSONResponse:
+
+def error_answer(
+    status: int, message: str, headers: Mapping[str, str] | None = None, **more: object
+) -> JSONResponse:
     """The one shape that errors have."""
-    return JSONResponse({"error": message}, status, headers)
+    return JSONResponse({"error": message, **more}, status, headers)
 
 
-def install(app: FastAPI) -> None:
-    """Make `app` answer errors this way."""
-    for error_type, status, headers in (
-        (RequestError, 400, None),
-        (UnknownOperatingPointError, 400, None),
-        (PromiseError, 422, None),
-        (EngineOverloadedError, 429, RETRY_SOON),
-        (EngineStoppedError, 503, RETRY_SOON),
-    ):
-        app.add_exception_handler(error_type, _answer_ours(status, headers))
+def install(app: FastAPI, overload_status: int = 503) -> None:
+    """Make `app` answer errors this way.
+
+    Args:
+        app: The application.
+        overload_status: What a full queue is answered with on our own paths.
+    """
+    statuses: dict[type[DynhatError], int] = {
+        UnauthorizedError: 401,
+        RateLimitedError: 429,
+        RequestTooLargeError: 413,
+        RequestError: 400,
+        UnknownOperatingPointError: 400,
+        PromiseError: 422,
+        EngineOverloadedError: overload_status,
+        DeadlineError: 504,
+        EngineStoppedError: 503,
+    }
+
+    def answer_of(error_type: type[DynhatError]) -> Handler:
+        async def answer(request: Request, error: Exception) -> JSONResponse:
+            if request.url.path in LIBRETRANSLATE_PATHS:
+                status = _libretranslate_status(error, statuses[error_type])
+                return error_answer(status, str(error), headers_of(error))
+            return error_answer(statuses[error_type], str(error), headers_of(error), **details_of(error))
+
+        return answer
+
+    for error_type in statuses:
+        app.add_exception_handler(error_type, answer_of(error_type))
     app.add_exception_handler(HTTPException, _answer_http)
     app.add_exception_handler(ClientDisconnect, _answer_nobody)
 
 
-def _answer_ours(status: int, headers: Mapping[str, str] | None) -> Handler:
-    """A handler that passes our own message on."""
+def headers_of(error: Exception) -> dict[str, str]:
+    """What an answer says of this error beside its text."""
+    if isinstance(error, RateLimitedError | EngineOverloadedError):
+        return {"Retry-After": str(error.retry_after_s)}
+    if isinstance(error, EngineStoppedError):
+        return {"Retry-After": str(RETRY_SOON_S)}
+    if isinstance(error, UnauthorizedError):
+        return {"WWW-Authenticate": "Bearer"}
+    return {}
 
-    async def answer(_request: Request, error: Exception) -> JSONResponse:
-        return error_answer(status, str(error), headers)
 
-    return answer
+def details_of(error: Exception) -> dict[str, Any]:
+    """What programs go by: a code, and with a full queue what is in it."""
+    if isinstance(error, EngineOverloadedError):
+        return {"code": "queue_full", "queue": error.queue}
+    if isinstance(error, RateLimitedError):
+        return {"code": "rate_limited"}
+    if isinstance(error, UnauthorizedError):
+        return {"code": "missing_key" if error.is_missing else "unknown_key"}
+    if isinstance(error, DeadlineError):
+        return {"code": "deadline"}
+    if isinstance(error, EngineStoppedError):
+        return {"code": "not_ready"}
+    return {}
+
+
+def _libretranslate_status(error: Exception, ours: int) -> int:
+    """The status that LibreTranslate's clients know."""
+    if isinstance(error, UnauthorizedError):
+        return 400 if error.is_missing else 403
+    return LIBRETRANSLATE_STATUS.get(type(error), ours)  # type: ignore[arg-type]
 
 
 async def _answer_http(request: Request, error: Exception) -> JSONResponse:

@@ -1,7 +1,7 @@
 """The outermost layer: every request passes here on its way in, and every answer on its way out.
 
-Counts requests, in flight and answered, names the operating point on /translate, and answers what nobody else
-caught.
+Gives each request its id, counts requests, in flight and answered, logs each answer without any text, names the
+operating point on the translating paths, and answers what nobody else caught.
 """
 
 from __future__ import annotations
@@ -9,17 +9,23 @@ from __future__ import annotations
 import logging
 import time
 
-from starlette.datastructures import MutableHeaders
+from starlette.datastructures import Headers, MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from dynhat_runtime.logs import about_request
 from dynhat_runtime.service.error_answers import CLIENT_GONE, error_answer
 from dynhat_runtime.service.lifecycle import Lifecycle
 from dynhat_runtime.service.metrics import Metrics
+from dynhat_runtime.service.request_ids import REQUEST_ID_HEADER, choose_request_id
 
 POINT_HEADER = "X-Operating-Point"
-POINT_PATHS = ("/translate", "/v1/translate")
+POINT_PATHS = ("/translate", "/v1/translate", "/v1/translate/stream")
 OTHER_PATH = "other"
 """Stands in the metrics for every path there is not: what clients make up must not become a label."""
+METHODS = ("GET", "POST", "PUT", "DELETE", "PATCH", "HEAD", "OPTIONS")
+
+QUIET_PATHS = ("/health", "/livez", "/readyz", "/metrics", "/v2/health/live", "/v2/health/ready", "/v1/trace")
+"""Asked by machines every few seconds: their answers are logged at level debug."""
 
 logger = logging.getLogger(__name__)
 
@@ -39,6 +45,11 @@ class Gate:
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
+        request_id = choose_request_id(Headers(scope=scope).get(REQUEST_ID_HEADER))
+        with about_request(request_id), self._lifecycle.request():
+            await self._pass(scope, receive, send, request_id)
+
+    async def _pass(self, scope: Scope, receive: Receive, send: Send, request_id: str) -> None:
         began_s = time.monotonic()
         code: int | None = None
 
@@ -46,22 +57,42 @@ class Gate:
             nonlocal code
             if message["type"] == "http.response.start":
                 code = message["status"]
-                self._complete_headers(scope["path"], MutableHeaders(scope=message))
+                headers = MutableHeaders(scope=message)
+                headers[REQUEST_ID_HEADER] = request_id
+                self._complete_headers(scope["path"], headers)
             await send(message)
 
-        with self._lifecycle.request():
-            try:
-                await self._app(scope, receive, send_through)
-            except Exception:
-                logger.exception("%s %r failed", scope["method"], scope["path"])
-                if code is None:
-                    await error_answer(500, "internal error")(scope, receive, send_through)
-            finally:
-                route = scope["path"] if scope["path"] in self._paths else OTHER_PATH
-                self._metrics.request_answered(route, code or CLIENT_GONE, time.monotonic() - began_s)
+        try:
+            await self._app(scope, receive, send_through)
+        except Exception:
+            logger.exception("%s %r failed", scope["method"], scope["path"])
+            if code is None:
+                await error_answer(500, "internal error")(scope, receive, send_through)
+        finally:
+            self._note_answer(scope, code or CLIENT_GONE, time.monotonic() - began_s)
+
+    def _note_answer(self, scope: Scope, code: int, duration_s: float) -> None:
+        """Count the answer, and log it without anything the client wrote."""
+        route = scope["path"] if scope["path"] in self._paths else self._route_of(scope)
+        method = scope["method"] if scope["method"] in METHODS else OTHER_PATH
+        self._metrics.request_answered(route, method, code, duration_s)
+        level = logging.DEBUG if route in QUIET_PATHS else logging.INFO
+        if logger.isEnabledFor(level):
+            fields = {
+                "method": method,
+                "route": route,
+                "code": code,
+                "duration_ms": round(duration_s * 1e3, 3),
+            }
+            logger.log(level, "answered", extra={**fields, **scope.get("state", {}).get("log_fields", {})})
+
+    def _route_of(self, scope: Scope) -> str:
+        """The route with its parameters' names in place of what they were; one word for no route at all."""
+        template = getattr(scope.get("route"), "path", None)
+        return template if template in self._paths else OTHER_PATH
 
     def _complete_headers(self, path: str, headers: MutableHeaders) -> None:
-        """Add what every answer carries: the point on /translate, a farewell at the end."""
+        """Add what every answer carries: the point on the translating paths, a farewell at the end."""
         if path in POINT_PATHS:
             headers.setdefault(POINT_HEADER, self._lifecycle.active_point_id)
         if self._lifecycle.closes_connections:

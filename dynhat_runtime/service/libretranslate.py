@@ -13,9 +13,11 @@ from fastapi.responses import JSONResponse
 
 from dynhat_runtime.errors import RequestError
 from dynhat_runtime.service.bodies import read_fields
+from dynhat_runtime.service.door import Door, key_in
 from dynhat_runtime.service.gate import POINT_HEADER
 from dynhat_runtime.service.lifecycle import Lifecycle
 from dynhat_runtime.service.limits import RequestLimits
+from dynhat_runtime.service.log_fields import note_in_log
 from dynhat_runtime.service.ports import EnginePort
 from dynhat_runtime.service.request_fields import check_choice, check_texts, read_in_time
 from dynhat_runtime.service.schemas import (
@@ -25,10 +27,10 @@ from dynhat_runtime.service.schemas import (
     TranslateAnswer,
     TranslateRequest,
 )
-from dynhat_runtime.service.translation import translate
+from dynhat_runtime.service.translation import Asked, translate
 
 ERRORS: dict[int | str, dict[str, Any]] = {
-    status: {"model": ErrorAnswer} for status in (400, 408, 429, 500, 503, 504)
+    status: {"model": ErrorAnswer} for status in (400, 403, 408, 429, 500, 503, 504)
 }
 
 NUM_OTHER_FIELDS = 64
@@ -50,7 +52,7 @@ LANGUAGE_NAMES = {
 }
 
 
-def router(lifecycle: Lifecycle, limits: RequestLimits) -> APIRouter:
+def router(lifecycle: Lifecycle, limits: RequestLimits, door: Door) -> APIRouter:
     """The facade's routes."""
     routes = APIRouter(tags=["LibreTranslate"])
 
@@ -61,8 +63,11 @@ def router(lifecycle: Lifecycle, limits: RequestLimits) -> APIRouter:
         max_fields = limits.batch_limit + NUM_OTHER_FIELDS
         reading = read_fields(request, limits.max_body_bytes, max_fields)
         fields = await read_in_time(reading, limits, "q")
+        caller = door.admit(key_of(fields, request))
         asked = check_translate(fields, engine, limits)
-        translation = await translate(engine, asked.texts, request, limits.timeout_s)
+        note_in_log(request, caller, asked.texts if limits.log_texts else None)
+        how = Asked(timeout_s=limits.timeout_s, priority=caller.priority)
+        translation = await translate(engine, asked.texts, request, how)
         answer = _translate_answer(asked, translation.texts, engine.src_lang)
         headers = {POINT_HEADER: translation.operating_point}
         return JSONResponse(answer.model_dump(exclude_none=True), headers=headers)
@@ -81,6 +86,14 @@ def router(lifecycle: Lifecycle, limits: RequestLimits) -> APIRouter:
         ]
 
     return routes
+
+
+def key_of(fields: Mapping[str, Any], request: Request) -> str | None:
+    """The key as LibreTranslate's clients send it, in the field `api_key` of body or query; or in a header."""
+    for key in (fields.get("api_key"), request.query_params.get("api_key")):
+        if isinstance(key, str) and key:
+            return key
+    return key_in(request.headers)
 
 
 def check_translate(fields: Mapping[str, Any], engine: EnginePort, limits: RequestLimits) -> TranslateRequest:

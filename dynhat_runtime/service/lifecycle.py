@@ -1,8 +1,9 @@
 """Where the daemon stands between loading and gone, and how many requests it is answering.
 
-    loading --> ok --> draining
+    loading --> ok --> leaving --> draining
        `----> error
 
+Leaving: told to stop, still serving, but ready no more, so that whoever balances load looks elsewhere.
 Belongs to the event loop's thread: nothing here is locked. Starts and stops nothing itself.
 """
 
@@ -17,7 +18,7 @@ from typing import Literal
 from dynhat_runtime.errors import EngineStoppedError
 from dynhat_runtime.service.ports import ControlPort, EnginePort
 
-Phase = Literal["loading", "ok", "draining", "error"]
+Phase = Literal["loading", "ok", "leaving", "draining", "error"]
 
 NO_POINT = "none"
 """What stands for the active operating point's id while nothing is loaded."""
@@ -43,6 +44,7 @@ class Lifecycle:
         self._is_handing_over = False
         self._idle = asyncio.Event()
         self._idle.set()
+        self._ending = asyncio.Event()
 
     @property
     def serving(self) -> Serving:
@@ -51,7 +53,7 @@ class Lifecycle:
         Raises:
             EngineStoppedError: Nothing does, not yet or no longer.
         """
-        if self._serving is None or self.phase != "ok":
+        if self._serving is None or self.phase not in ("ok", "leaving"):
             raise EngineStoppedError(f"not ready ({self.phase}): GET /health says when to try again")
         return self._serving
 
@@ -59,6 +61,11 @@ class Lifecycle:
     def loaded(self) -> Serving | None:
         """What has been loaded, whether or not requests are still taken; None before."""
         return self._serving
+
+    @property
+    def is_ready(self) -> bool:
+        """Whether new clients should come here."""
+        return self.phase == "ok"
 
     @property
     def active_point_id(self) -> str:
@@ -70,6 +77,11 @@ class Lifecycle:
         if self.phase == "loading":
             self._serving = serving
             self.phase = "ok"
+
+    def replace(self, serving: Serving) -> None:
+        """From now on these answer; a request that has begun keeps those it began with."""
+        assert self._serving is not None, "there is nothing to replace"
+        self._serving = serving
 
     def fail(self) -> None:
         """Loading failed."""
@@ -83,10 +95,17 @@ class Lifecycle:
     def hand_over(self) -> None:
         """Somebody else takes the connections to come; those there are get the answer they wait for, and no more."""
         self._is_handing_over = True
+        self._ending.set()
+
+    def leave(self) -> None:
+        """Serve on, but be ready no more."""
+        if self.phase == "ok":
+            self.phase = "leaving"
 
     def drain(self) -> None:
         """Take no more translations."""
         self.phase = "draining"
+        self._ending.set()
 
     @contextmanager
     def request(self) -> Iterator[None]:
@@ -103,3 +122,11 @@ class Lifecycle:
     async def wait_idle(self) -> None:
         """Return when no request is in flight."""
         await self._idle.wait()
+
+    async def wait_drained(self, timeout_s: float) -> bool:
+        """Whether the daemon drains or hands over; waits for it so long. For answers that have no end of their own."""
+        try:
+            await asyncio.wait_for(self._ending.wait(), timeout_s)
+        except asyncio.TimeoutError:
+            return False
+        return True

@@ -22,6 +22,8 @@ class RequestLimits:
     """Texts."""
     timeout_s: float = 60
     """Time for the body to arrive, and again for the translation."""
+    log_texts: bool = False
+    """Whether log lines show what was translated."""
 
     @property
     def max_body_bytes(self) -> int:

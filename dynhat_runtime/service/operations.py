@@ -1,31 +1,36 @@
-"""What operators ask: health, the operating points, the active one and who chooses it.
+"""What operators ask: the operating points, the active one and who chooses it, resources, decisions, metrics.
 
 Nothing here waits for the inference queue.
 """
 
 from __future__ import annotations
 
+import hmac
 from typing import Any
 
-from fastapi import APIRouter, Request
-from fastapi.responses import JSONResponse, Response
+from fastapi import APIRouter, HTTPException, Request
+from fastapi.responses import Response
 from starlette.concurrency import run_in_threadpool
 
 from dynhat_runtime import __version__
-from dynhat_runtime.errors import RequestError
+from dynhat_runtime.errors import RequestError, UnauthorizedError
 from dynhat_runtime.operating_point import OperatingPointTable
+from dynhat_runtime.service import health
 from dynhat_runtime.service.bodies import read_json_object
+from dynhat_runtime.service.door import Door, key_in
+from dynhat_runtime.service.keys import digest_of
 from dynhat_runtime.service.lifecycle import Lifecycle, Serving
 from dynhat_runtime.service.metrics import CONTENT_TYPE, Metrics
 from dynhat_runtime.service.request_fields import show
 from dynhat_runtime.service.schemas import (
     DecisionsAnswer,
     ErrorAnswer,
-    HealthAnswer,
     OperatingPointAnswer,
+    OperatingPointBody,
     OperatingPointsAnswer,
     PointDescription,
     RefusedPoint,
+    ResourcesAnswer,
 )
 
 MAX_BODY_BYTES = 4096
@@ -33,24 +38,47 @@ MAX_BODY_BYTES = 4096
 PATHS = (
     "/translate",
     "/languages",
-    "/health",
+    *health.PATHS,
     "/metrics",
     "/v1/trace",
     "/v1/translate",
+    "/v1/translate/stream",
     "/v1/operating-points",
     "/v1/operating-point",
+    "/v1/resources",
     "/v1/decisions",
+    "/v1/events",
     "/openapi.json",
 )
 
-NOT_READY: dict[int | str, dict[str, Any]] = {503: {"model": ErrorAnswer}}
+NOT_READY: dict[int | str, dict[str, Any]] = {status: {"model": ErrorAnswer} for status in (401, 503)}
+CHOICE = {
+    "requestBody": {
+        "required": True,
+        "content": {"application/json": {"schema": OperatingPointBody.model_json_schema()}},
+    }
+}
 
 
 DEFAULT_DECISIONS, MAX_DECISIONS = 20, 256
 
 
-def router(lifecycle: Lifecycle, metrics: Metrics) -> APIRouter:
-    """The operational routes."""
+def router(
+    lifecycle: Lifecycle,
+    door: Door,
+    metrics: Metrics,
+    shows_metrics: bool = True,
+    metrics_token: str | None = None,
+) -> APIRouter:
+    """The operational routes.
+
+    Args:
+        lifecycle: Says what serves.
+        door: Lets in who may ask.
+        metrics: Answered at /metrics.
+        shows_metrics: Whether there is such a path.
+        metrics_token: What /metrics has to be asked with, as `Authorization: Bearer`; None asks for nothing.
+    """
     routes = APIRouter(tags=["operation"])
 
     @routes.get("/")
@@ -58,15 +86,10 @@ def router(lifecycle: Lifecycle, metrics: Metrics) -> APIRouter:
         """Name, version, and where to go from here."""
         return {"name": "dynhat-runtime", "version": __version__, "paths": list(PATHS)}
 
-    @routes.get("/health", response_model=HealthAnswer, responses={503: {"model": HealthAnswer}})
-    async def get_health() -> JSONResponse:
-        """200 when translations are served, 503 when not."""
-        answer = HealthAnswer(status=lifecycle.phase)
-        return JSONResponse(answer.model_dump(), 200 if answer.status == "ok" else 503)
-
     @routes.get("/v1/operating-points", responses=NOT_READY)
-    async def get_operating_points() -> OperatingPointsAnswer:
+    async def get_operating_points(request: Request) -> OperatingPointsAnswer:
         """All operating points, fastest first."""
+        door.check(key_in(request.headers))
         engine = lifecycle.serving.engine
         return OperatingPointsAnswer(
             points=[PointDescription.of(point, engine.table) for point in engine.table],
@@ -74,13 +97,19 @@ def router(lifecycle: Lifecycle, metrics: Metrics) -> APIRouter:
         )
 
     @routes.get("/v1/operating-point", responses=NOT_READY)
-    async def get_operating_point() -> OperatingPointAnswer:
+    async def get_operating_point(request: Request) -> OperatingPointAnswer:
         """The active operating point, and why it is active."""
+        door.check(key_in(request.headers))
         return _state(lifecycle.serving)
 
-    @routes.put("/v1/operating-point", responses={400: {"model": ErrorAnswer}, **NOT_READY})
+    @routes.put(
+        "/v1/operating-point",
+        responses={400: {"model": ErrorAnswer}, 413: {"model": ErrorAnswer}, **NOT_READY},
+        openapi_extra=CHOICE,
+    )
     async def put_operating_point(request: Request) -> OperatingPointAnswer:
         """Pin an operating point, or let the governor choose again."""
+        door.check(key_in(request.headers))
         serving = lifecycle.serving
         point = check_choice(await read_json_object(request, MAX_BODY_BYTES), serving.engine.table)
         if point is None:
@@ -90,19 +119,36 @@ def router(lifecycle: Lifecycle, metrics: Metrics) -> APIRouter:
         return _state(serving)
 
     @routes.get("/v1/decisions", responses={400: {"model": ErrorAnswer}, **NOT_READY})
-    async def get_decisions(last: str | None = None) -> DecisionsAnswer:
+    async def get_decisions(request: Request, last: str | None = None) -> DecisionsAnswer:
         """The why-log: the last decisions that changed something, and the latest one, newest last."""
+        door.check(key_in(request.headers))
         control = lifecycle.serving.control
         return DecisionsAnswer(
             decisions=[decision.as_dict() for decision in control.decisions(check_last(last))]
         )
 
-    @routes.get("/metrics", response_class=Response)
-    async def get_metrics() -> Response:
+    @routes.get("/v1/resources", responses=NOT_READY)
+    async def get_resources(request: Request) -> ResourcesAnswer:
+        """The latest reading of the device."""
+        door.check(key_in(request.headers))
+        snapshot = lifecycle.serving.control.status().snapshot
+        return ResourcesAnswer(resources=None if snapshot is None else snapshot.as_dict())
+
+    @routes.get("/metrics", response_class=Response, responses={401: {"model": ErrorAnswer}})
+    async def get_metrics(request: Request) -> Response:
         """Figures for Prometheus."""
+        if not shows_metrics:
+            raise HTTPException(404)
+        if metrics_token is not None and not is_same(key_in(request.headers) or "", metrics_token):
+            raise UnauthorizedError("the metrics token is needed: send it as 'Authorization: Bearer TOKEN'")
         return Response(metrics.exposition(), media_type=CONTENT_TYPE)
 
     return routes
+
+
+def is_same(given: str, expected: str) -> bool:
+    """Whether two secrets are one, in a time that says nothing of where they differ."""
+    return hmac.compare_digest(digest_of(given), digest_of(expected))
 
 
 def check_last(last: str | None) -> int:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future
 from datetime import datetime
 from typing import Any, Literal, Protocol
@@ -10,7 +10,9 @@ from typing import Any, Literal, Protocol
 from dynhat_runtime.decoding_progress import DecodingProgress
 from dynhat_runtime.governor.request_choice import RequestChoice, RequestWish
 from dynhat_runtime.operating_point import OperatingPointTable
+from dynhat_runtime.queue_load import Priority, QueueLoad
 from dynhat_runtime.resource_snapshot import ResourceSnapshot
+from dynhat_runtime.tally import ControlTallies, EngineTallies
 
 Mode = Literal["auto", "pinned"]
 
@@ -25,6 +27,30 @@ class Translated(Protocol):
     @property
     def operating_point(self) -> str:
         """Id of the point that produced it; the same for all texts of a request."""
+
+    @property
+    def num_sentences(self) -> int:
+        """Those translated."""
+
+    @property
+    def queue_ms(self) -> float:
+        """From submission until the request's first sentence began."""
+
+    @property
+    def elapsed_ms(self) -> float:
+        """From submission until the request was done."""
+
+    @property
+    def num_src_tokens(self) -> int:
+        """Of its sentences."""
+
+    @property
+    def num_tgt_tokens(self) -> int:
+        """Of their translations."""
+
+    @property
+    def num_guard_retries(self) -> int:
+        """How often the request was translated anew because the output was degenerate."""
 
 
 class EnginePort(Protocol):
@@ -59,6 +85,14 @@ class EnginePort(Protocol):
         """What it is at, for whoever watches; answered even when it is stuck."""
 
     @property
+    def queue_load(self) -> QueueLoad:
+        """What waits, and what may."""
+
+    @property
+    def tallies(self) -> EngineTallies:
+        """What it did since it began."""
+
+    @property
     def guard_retries(self) -> Mapping[str, int]:
         """Requests translated once more because their output was degenerate, by its fault."""
 
@@ -72,6 +106,9 @@ class EnginePort(Protocol):
         beam_size: int | None = None,
         point_id: str | None = None,
         retry_within_ms: float | None = None,
+        priority: Priority = "interactive",
+        request_id: str | None = None,
+        on_sentence: Callable[[int, str], None] | None = None,
     ) -> Future[Any]:
         """A future of one `Translated` per text (Any: futures are invariant).
 
@@ -81,6 +118,10 @@ class EnginePort(Protocol):
             point_id: For this request alone; None takes the active point.
             retry_within_ms: By when a second attempt at degenerate output must be done; None sets no limit, 0
                 forbids it.
+            priority: The class of requests that it waits in.
+            request_id: The name that log lines about it carry.
+            on_sentence: Hears of each sentence, on the engine's thread: number of its text, next piece of that
+                text's translation. The request is then translated in order, and there is no second attempt.
 
         Raises:
             EngineOverloadedError: The queue is full.
@@ -164,6 +205,10 @@ class ControlPort(Protocol):
 
     def decisions(self, last: int) -> Sequence[DecisionPort]:
         """The newest entries of the why-log, at most `last`, oldest first: the changes, and the latest decision."""
+
+    @property
+    def tallies(self) -> ControlTallies:
+        """What it did since it began."""
 
     def status(self) -> ControlStatusPort:
         """The present state, as a value."""

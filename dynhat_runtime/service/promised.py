@@ -1,5 +1,5 @@
-"""POST /v1/translate: translations with a promise. A request may bring its latency budget, its lowest quality or
-its operating point, and hears what it got and whether the budget was met.
+"""POST /v1/translate and /v1/translate/stream: translations with a promise. A request may bring its latency budget,
+its lowest quality or its operating point, and hears what it got and whether the budget was met.
 
 Chooses no point: it asks the control loop, and the engine translates on what was chosen.
 """
@@ -14,39 +14,57 @@ from itertools import chain
 from typing import Any
 
 from fastapi import APIRouter, Request
-from fastapi.responses import JSONResponse
+from fastapi.responses import JSONResponse, StreamingResponse
 from starlette.concurrency import run_in_threadpool
 
-from dynhat_runtime.errors import PromiseError, RequestError
+from dynhat_runtime.errors import DeadlineError, PromiseError, RequestError
 from dynhat_runtime.governor.request_choice import RequestChoice, RequestWish
+from dynhat_runtime.queue_load import PRIORITIES, Priority
 from dynhat_runtime.service.bodies import read_json_object
+from dynhat_runtime.service.door import Door, key_in
 from dynhat_runtime.service.gate import POINT_HEADER
+from dynhat_runtime.service.keys import Caller
 from dynhat_runtime.service.lifecycle import Lifecycle, Serving
 from dynhat_runtime.service.limits import RequestLimits
+from dynhat_runtime.service.log_fields import note_in_log
 from dynhat_runtime.service.metrics import Metrics
 from dynhat_runtime.service.ports import EnginePort
 from dynhat_runtime.service.request_fields import (
     check_choice,
+    check_flag,
     check_number,
     check_texts,
     read_in_time,
     show,
 )
-from dynhat_runtime.service.schemas import ErrorAnswer, PromisedAnswer, PromisedTranslation
-from dynhat_runtime.service.translation import translate
+from dynhat_runtime.service.schemas import (
+    ErrorAnswer,
+    OverloadAnswer,
+    PromisedAnswer,
+    PromisedBody,
+    PromisedTranslation,
+    Timings,
+)
+from dynhat_runtime.service.server_sent_events import EVENT_STREAM, STREAM_HEADERS
+from dynhat_runtime.service.translation import QUICK_CHARS, Asked, Translation, translate
+from dynhat_runtime.service.translation_stream import translation_events
 
 ERRORS: dict[int | str, dict[str, Any]] = {
-    status: {"model": ErrorAnswer} for status in (400, 408, 422, 429, 500, 503, 504)
+    **{status: {"model": ErrorAnswer} for status in (400, 401, 408, 413, 422, 429, 500, 504)},
+    503: {"model": OverloadAnswer},
+}
+BODY = {
+    "requestBody": {
+        "required": True,
+        "content": {"application/json": {"schema": PromisedBody.model_json_schema()}},
+    }
 }
 
-FIELDS = ("text", "source", "target", "latency_budget_ms", "min_quality", "point", "strict")
+FIELDS = tuple(PromisedBody.model_fields)
 
 MAX_BUDGET_MS = 600_000
 MAX_QUALITY = 100
 """BLEU's best."""
-
-QUICK_CHARS = 1000
-"""Longer texts are counted on a thread: beyond about a millisecond others would wait for it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,6 +76,9 @@ class PromisedRequest:
     min_quality: float | None
     point_id: str | None
     is_strict: bool
+    deadline_ms: float | None = None
+    priority: Priority | None = None
+    wants_timings: bool = False
 
     @property
     def wishes_a_point(self) -> bool:
@@ -65,43 +86,106 @@ class PromisedRequest:
         return (self.latency_budget_ms, self.min_quality, self.point_id) != (None, None, None)
 
 
-def router(lifecycle: Lifecycle, limits: RequestLimits, metrics: Metrics) -> APIRouter:
-    """The route."""
+@dataclass(frozen=True, slots=True)
+class _Begun:
+    """A request on its way in: what was asked, by whom, what was chosen, and when it arrived."""
+
+    serving: Serving
+    asked: PromisedRequest
+    choice: RequestChoice
+    caller: Caller
+    began_s: float
+
+    @property
+    def elapsed_ms(self) -> float:
+        """Since it arrived."""
+        return (time.monotonic() - self.began_s) * 1e3
+
+    def asked_of_engine(self, limits: RequestLimits) -> Asked:
+        """How the engine is to translate it."""
+        timeout_s = limits.timeout_s
+        if self.asked.deadline_ms is not None:
+            timeout_s = min(timeout_s, max(self.asked.deadline_ms - self.elapsed_ms, 0.0) / 1e3)
+        return Asked(
+            timeout_s=timeout_s,
+            point_id=self.choice.point_id if self.asked.wishes_a_point else None,
+            retry_within_ms=_retry_within_ms(self.asked, self.choice, self.began_s),
+            priority=self.asked.priority or self.caller.priority,
+        )
+
+
+def router(lifecycle: Lifecycle, limits: RequestLimits, door: Door, metrics: Metrics) -> APIRouter:
+    """The routes."""
     routes = APIRouter(tags=["translation"])
 
-    @routes.post("/v1/translate", response_model=PromisedAnswer, responses=ERRORS)
-    async def post_translate(request: Request) -> JSONResponse:
-        """Translate within a latency budget, at a lowest quality, or on a named operating point."""
+    async def begin(request: Request) -> _Begun:
+        """Check who asks, read what is asked, choose the point."""
+        caller = door.admit(key_in(request.headers))
         serving = lifecycle.serving
         fields = await read_in_time(read_json_object(request, limits.max_body_bytes), limits, "text")
         began_s = time.monotonic()
         asked = check_promised(fields, serving.engine, limits)
-        choice = await _choose(serving, asked)
-        translation = await translate(
-            serving.engine,
-            asked.texts,
-            request,
-            limits.timeout_s,
-            point_id=choice.point_id if asked.wishes_a_point else None,
-            retry_within_ms=_retry_within_ms(asked, choice, began_s),
-        )
-        elapsed_ms = (time.monotonic() - began_s) * 1e3
-        is_met = elapsed_ms <= choice.latency_budget_ms
-        if choice.predicted_ms:
-            metrics.promise_kept(choice.predicted_ms, elapsed_ms, is_met)
-        answer = PromisedAnswer(
+        note_in_log(request, caller, asked.texts if limits.log_texts else None)
+        return _Begun(serving, asked, await _choose(serving, asked), caller, began_s)
+
+    def answer_of(begun: _Begun, translation: Translation) -> PromisedAnswer:
+        """What the client gets, and the metrics of it."""
+        elapsed_ms = begun.elapsed_ms
+        is_met = elapsed_ms <= begun.choice.latency_budget_ms
+        if begun.choice.predicted_ms:
+            metrics.promise_kept(begun.choice.predicted_ms, elapsed_ms, is_met)
+        return PromisedAnswer(
             translations=[
                 PromisedTranslation(
                     text=text,
                     operating_point=translation.operating_point,
-                    predicted_ms=round(choice.predicted_ms, 3),
+                    predicted_ms=round(begun.choice.predicted_ms, 3),
                     elapsed_ms=round(elapsed_ms, 3),
                     budget_met=is_met,
+                    timings=Timings.of(detail) if begun.asked.wants_timings else None,
                 )
-                for text in translation.texts
+                for text, detail in zip(translation.texts, translation.details, strict=True)
             ]
         )
-        return JSONResponse(answer.model_dump(), headers={POINT_HEADER: translation.operating_point})
+
+    @routes.post(
+        "/v1/translate",
+        response_model=PromisedAnswer,
+        response_model_exclude_none=True,
+        responses=ERRORS,
+        openapi_extra=BODY,
+    )
+    async def post_translate(request: Request) -> JSONResponse:
+        """Translate within a latency budget, at a lowest quality, or on a named operating point."""
+        begun = await begin(request)
+        translation = await translate(
+            begun.serving.engine, begun.asked.texts, request, begun.asked_of_engine(limits)
+        )
+        answer = answer_of(begun, translation).model_dump(exclude_none=True)
+        return JSONResponse(answer, headers={POINT_HEADER: translation.operating_point})
+
+    @routes.post(
+        "/v1/translate/stream",
+        response_class=StreamingResponse,
+        responses={**ERRORS, 200: {"content": {EVENT_STREAM: {"schema": {"type": "string"}}}}},
+        openapi_extra=BODY,
+    )
+    async def post_translate_stream(request: Request) -> StreamingResponse:
+        """The same, sentence by sentence as server-sent events.
+
+        `sentence` events hold `{"index": number of the text, "delta": next piece of its translation}`; all deltas of a
+        text in order are its translation. At the end comes `done` with what POST /v1/translate would have answered, or
+        `error`. There is no second attempt at degenerate output: its first sentences have been sent.
+        """
+        begun = await begin(request)
+        events = await translation_events(
+            begun.serving.engine,
+            begun.asked.texts,
+            request,
+            begun.asked_of_engine(limits),
+            lambda translation: answer_of(begun, translation),
+        )
+        return StreamingResponse(events, media_type=EVENT_STREAM, headers=STREAM_HEADERS)
 
     return routes
 
@@ -126,12 +210,23 @@ def check_promised(fields: Mapping[str, Any], engine: EnginePort, limits: Reques
             f"min_quality {min_quality:g} cannot be judged: no BLEU was measured of these points: leave it out",
             "min_quality",
         )
-    is_strict = fields.get("strict")
-    if is_strict is not None and not isinstance(is_strict, bool):
-        raise RequestError(f"strict {show(is_strict)} cannot be: send true or false", "strict")
     return PromisedRequest(
-        texts, budget_ms, min_quality, _check_point(fields.get("point"), engine), bool(is_strict)
+        texts,
+        budget_ms,
+        min_quality,
+        _check_point(fields.get("point"), engine),
+        check_flag("strict", fields.get("strict")),
+        check_number("deadline_ms", fields.get("deadline_ms"), MAX_BUDGET_MS),
+        _check_priority(fields.get("priority")),
+        check_flag("timings", fields.get("timings")),
     )
+
+
+def _check_priority(value: object) -> Priority | None:
+    """One of the classes there are, or None for the key's own."""
+    if value is None:
+        return None
+    return "batch" if check_choice("priority", value, PRIORITIES) == "batch" else "interactive"
 
 
 def _check_point(value: object, engine: EnginePort) -> str | None:
@@ -149,6 +244,7 @@ async def _choose(serving: Serving, asked: PromisedRequest) -> RequestChoice:
 
     Raises:
         PromiseError: It is strict, and not expected to get what it asks for.
+        DeadlineError: It is not expected to be done by its deadline: to begin it would only hold up others.
     """
     if sum(map(len, asked.texts)) <= QUICK_CHARS:
         return _choose_now(serving, asked)
@@ -175,6 +271,11 @@ def _choose_now(serving: Serving, asked: PromisedRequest) -> RequestChoice:
         point_id=asked.point_id,
     )
     choice = control.choose(wish)
+    if asked.deadline_ms is not None and choice.predicted_ms > asked.deadline_ms:
+        raise DeadlineError(
+            f"deadline_ms {asked.deadline_ms:g} is not expected to be met: {choice.point_id} is predicted to take "
+            f"{choice.predicted_ms:.1f} ms, {engine.queue_depth} sentences waiting: try again later or allow more"
+        )
     if not asked.is_strict or choice.is_met:
         return choice
     # What could be had: without the named point and the lowest quality, or within no time at all the fastest.

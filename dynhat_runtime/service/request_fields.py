@@ -12,7 +12,7 @@ from typing import Any
 
 from fastapi import HTTPException
 
-from dynhat_runtime.errors import RequestError
+from dynhat_runtime.errors import RequestError, RequestTooLargeError
 from dynhat_runtime.service.limits import RequestLimits
 
 
@@ -22,17 +22,15 @@ async def read_in_time(
     """The fields that `reading` returns, unless they take too long to arrive.
 
     Raises:
-        RequestError: The body is no such thing, or too large: to a client a text that is too long is one mistake,
-            however long it is.
+        RequestTooLargeError: The body is larger than any within the limits.
+        RequestError: It is no such thing.
         HTTPException: 408, it took too long.
     """
     try:
         return await asyncio.wait_for(reading, limits.timeout_s)
-    except HTTPException as error:
-        if error.status_code != 413:
-            raise
+    except RequestTooLargeError as error:
         limit = f"{texts_field} may hold {limits.char_limit} characters per request"
-        raise RequestError(f"{error.detail} ({limit})", texts_field) from None
+        raise RequestTooLargeError(f"{error} ({limit})", texts_field) from None
     except asyncio.TimeoutError:
         raise HTTPException(408, f"the body took longer than {limits.timeout_s:g} s to arrive") from None
 
@@ -46,7 +44,7 @@ def check_texts(field: str, value: object, limits: RequestLimits) -> tuple[tuple
     if not texts:
         raise RequestError(f"{field} is an empty list: send 1 to {limits.batch_limit} texts", field)
     if len(texts) > limits.batch_limit:
-        raise RequestError(
+        raise RequestTooLargeError(
             f"{field} holds {len(texts)} texts: the limit is {limits.batch_limit} texts per request", field
         )
     for position, text in enumerate(texts):
@@ -57,7 +55,7 @@ def check_texts(field: str, value: object, limits: RequestLimits) -> tuple[tuple
             raise RequestError(f"{name} holds half a surrogate pair: send valid Unicode", field)
     num_chars = sum(map(len, texts))
     if num_chars > limits.char_limit:
-        raise RequestError(
+        raise RequestTooLargeError(
             f"{field} holds {num_chars} characters: the limit is {limits.char_limit} characters per request",
             field,
         )
@@ -85,6 +83,13 @@ def check_number(field: str, value: object, maximum: float) -> float | None:
             f"{field} {show(value)} cannot be: send a number above 0, at most {maximum:g}", field
         )
     return float(value)  # type: ignore[arg-type]
+
+
+def check_flag(field: str, value: object) -> bool:
+    """`value`, if it is true or false; False if it was not given."""
+    if value is not None and not isinstance(value, bool):
+        raise RequestError(f"{field} {show(value)} cannot be: send true or false", field)
+    return bool(value)
 
 
 def show(value: object) -> str:

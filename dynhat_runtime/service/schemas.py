@@ -8,13 +8,71 @@ from pydantic import BaseModel, ConfigDict
 
 from dynhat_runtime.design_space import SubTransformerConfig
 from dynhat_runtime.operating_point import LatencyMeasurement, OperatingPoint, OperatingPointTable
-from dynhat_runtime.service.ports import ControlStatusPort, Mode
+from dynhat_runtime.service.ports import ControlStatusPort, Mode, Translated
 
 
 class ErrorAnswer(BaseModel):
     """Every error, whatever its status."""
 
     error: str
+
+
+class QueueAnswer(BaseModel):
+    """What waits for the engine, and what may."""
+
+    requests: int
+    sentences: int
+    tokens: int
+    limit_requests: int
+    limit_sentences: int
+    limit_tokens: int
+    expected_wait_s: float | None
+    """At the pace of the last batches; null before the first."""
+
+
+class OverloadAnswer(BaseModel):
+    """503: `code` is queue_full, with the queue, or not_ready."""
+
+    error: str
+    code: Literal["queue_full", "not_ready"]
+    queue: QueueAnswer | None = None
+
+
+class LivenessAnswer(BaseModel):
+    """GET /livez and /v2/health/live."""
+
+    live: bool
+
+
+class ReadinessAnswer(BaseModel):
+    """GET /readyz and /v2/health/ready."""
+
+    ready: bool
+    status: Literal["ok", "loading", "draining", "error"]
+
+
+class ServerAnswer(BaseModel):
+    """GET /v2."""
+
+    name: str
+    version: str
+    extensions: list[str]
+
+
+class ModelAnswer(BaseModel):
+    """GET /v2/models/translation."""
+
+    name: str
+    versions: list[str]
+    platform: str
+    inputs: list[dict[str, Any]]
+    outputs: list[dict[str, Any]]
+
+
+class ResourcesAnswer(BaseModel):
+    """GET /v1/resources: the latest reading of the device; null before the first."""
+
+    resources: dict[str, Any] | None
 
 
 class HealthAnswer(BaseModel):
@@ -55,6 +113,66 @@ class TranslateAnswer(BaseModel):
     detectedLanguage: DetectedLanguage | list[DetectedLanguage] | None = None
 
 
+class PromisedBody(BaseModel):
+    """POST /v1/translate and /v1/translate/stream."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    text: str | list[str]
+    """One text or several."""
+    source: str
+    target: str
+    latency_budget_ms: float | None = None
+    """Time from arrival to answer that the operating point is chosen for, and the answer judged by."""
+    min_quality: float | None = None
+    """Lowest BLEU that will do."""
+    point: str | None = None
+    """Operating point to translate on."""
+    strict: bool | None = None
+    """Refuse with 422 what is not expected to be met."""
+    deadline_ms: float | None = None
+    """Time after which the answer is of no use: 504 then, or at once where it is not expected to be met."""
+    priority: Literal["interactive", "batch"] | None = None
+    """Class of requests to wait in; without it the key's, which is interactive unless the key file says otherwise."""
+    timings: bool | None = None
+    """Say of each text what it took."""
+
+
+class Timings(BaseModel):
+    """What one text took. Times are of its whole request."""
+
+    queue_ms: float
+    """From submission until the request's first sentence began."""
+    translate_ms: float
+    """From then until all was done."""
+    num_sentences: int
+    num_src_tokens: int
+    num_tgt_tokens: int
+    num_guard_retries: int
+    """How often the request was translated anew because the output was degenerate."""
+
+    @classmethod
+    def of(cls, translated: Translated | None) -> Timings:
+        """What the engine says of a text; nothing took no time."""
+        if translated is None:
+            return cls(
+                queue_ms=0,
+                translate_ms=0,
+                num_sentences=0,
+                num_src_tokens=0,
+                num_tgt_tokens=0,
+                num_guard_retries=0,
+            )
+        return cls(
+            queue_ms=round(translated.queue_ms, 3),
+            translate_ms=round(translated.elapsed_ms - translated.queue_ms, 3),
+            num_sentences=translated.num_sentences,
+            num_src_tokens=translated.num_src_tokens,
+            num_tgt_tokens=translated.num_tgt_tokens,
+            num_guard_retries=translated.num_guard_retries,
+        )
+
+
 class PromisedTranslation(BaseModel):
     """One text's translation with what was promised; figures are of the whole request."""
 
@@ -65,6 +183,8 @@ class PromisedTranslation(BaseModel):
     """From the request's arrival to the answer."""
     budget_met: bool
     """`elapsed_ms` is within the request's latency budget; without one within the daemon's, for every sentence."""
+    timings: Timings | None = None
+    """Only where they were asked for."""
 
 
 class PromisedAnswer(BaseModel):
@@ -110,6 +230,14 @@ class DecisionsAnswer(BaseModel):
     """GET /v1/decisions: newest last."""
 
     decisions: list[dict[str, Any]]
+
+
+class OperatingPointBody(BaseModel):
+    """PUT /v1/operating-point."""
+
+    mode: Literal["auto", "pinned"]
+    point: str | None = None
+    """With mode pinned: the id of the point."""
 
 
 class OperatingPointAnswer(BaseModel):

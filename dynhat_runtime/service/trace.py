@@ -12,6 +12,7 @@ from fastapi import APIRouter, Request
 from fastapi.responses import Response
 
 from dynhat_runtime.errors import EngineStoppedError, RequestError
+from dynhat_runtime.service.door import Door, key_in
 from dynhat_runtime.service.schemas import ErrorAnswer
 
 PATH = "/v1/trace"
@@ -25,18 +26,20 @@ class TracePort(Protocol):
         """Events after the one of this number as a JSON object: header, events, next, lost."""
 
 
-def router(trace: Callable[[], TracePort | None]) -> APIRouter:
+def router(trace: Callable[[], TracePort | None], door: Door) -> APIRouter:
     """The route.
 
     Args:
         trace: The recorder; None while there is none yet.
+        door: Lets in who may ask.
     """
     routes = APIRouter(tags=["operation"])
-    errors: dict[int | str, dict[str, Any]] = {400: {"model": ErrorAnswer}, 503: {"model": ErrorAnswer}}
+    errors: dict[int | str, dict[str, Any]] = {status: {"model": ErrorAnswer} for status in (400, 401, 503)}
 
     @routes.get(PATH, response_class=Response, responses=errors)
     async def get_trace(request: Request) -> Response:
         """Events after number `after` (0): `{"header", "events", "next", "lost"}`; ask again with `next`."""
+        door.check(key_in(request.headers))
         recorder = trace()
         if recorder is None:
             raise EngineStoppedError("not ready: GET /health says when to try again")

@@ -3,15 +3,22 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from concurrent.futures import Future
 from dataclasses import dataclass
 from typing import Any
 
-from fastapi import HTTPException, Request
+from fastapi import Request
+from starlette.concurrency import run_in_threadpool
 from starlette.requests import ClientDisconnect
 
-from dynhat_runtime.errors import EngineStoppedError
+from dynhat_runtime.errors import DeadlineError, EngineStoppedError
+from dynhat_runtime.logs import current_request_id
+from dynhat_runtime.queue_load import Priority
 from dynhat_runtime.service.ports import EnginePort, Translated
+
+QUICK_CHARS = 1000
+"""Longer texts are cut into sentences and counted on a thread: beyond about a millisecond others would wait for it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -20,64 +27,100 @@ class Translation:
 
     texts: tuple[str, ...]
     operating_point: str
+    details: tuple[Translated | None, ...] = ()
+    """What the engine says of each text; None for an empty one."""
 
 
-async def translate(
-    engine: EnginePort,
-    texts: Sequence[str],
-    request: Request,
-    timeout_s: float,
-    *,
-    point_id: str | None = None,
-    retry_within_ms: float | None = None,
-) -> Translation:
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Asked:
+    """How a request is to be translated.
+
+    Attributes:
+        timeout_s: What it may take at most.
+        point_id: The operating point for this request alone; None takes the active one.
+        retry_within_ms: As `EnginePort.submit` has it.
+        priority: The class of requests that it waits in.
+        on_sentence: As `EnginePort.submit` has it.
+    """
+
+    timeout_s: float
+    point_id: str | None = None
+    retry_within_ms: float | None = None
+    priority: Priority = "interactive"
+    on_sentence: Callable[[int, str], None] | None = None
+
+
+async def translate(engine: EnginePort, texts: Sequence[str], request: Request, asked: Asked) -> Translation:
     """Translate `texts`; an empty text stays empty and costs the engine nothing.
 
     Args:
         engine: What translates.
         texts: What to translate.
         request: Whose client may leave.
-        timeout_s: What it may take at most.
-        point_id: The operating point for this request alone; None takes the active one.
-        retry_within_ms: As `EnginePort.submit` has it.
+        asked: How.
 
     Raises:
         EngineOverloadedError, EngineStoppedError: As the engine says.
-        HTTPException: 504, it took longer than `timeout_s`.
+        DeadlineError: It took longer than it may.
         ClientDisconnect: Nobody waits for it any more.
     """
-    asked = [text for text in texts if text]
-    if not asked:
-        return Translation(tuple(texts), point_id or engine.active_point_id)
-    future = engine.submit(asked, point_id=point_id, retry_within_ms=retry_within_ms)
-    translated = await _wait_for(asyncio.wrap_future(future), request, timeout_s)
+    future = await submit(engine, texts, asked)
+    if future is None:
+        return Translation(tuple(texts), asked.point_id or engine.active_point_id, (None,) * len(texts))
+    return collect(texts, await wait_for(future, request, asked.timeout_s))
+
+
+async def submit(engine: EnginePort, texts: Sequence[str], asked: Asked) -> Future[Any] | None:
+    """The engine's future of the texts that are not empty, None if all are; raises as `EnginePort.submit` does."""
+    present = [text for text in texts if text]
+    if not present:
+        return None
+
+    def put_in() -> Future[Any]:
+        return engine.submit(
+            present,
+            point_id=asked.point_id,
+            retry_within_ms=asked.retry_within_ms,
+            priority=asked.priority,
+            request_id=current_request_id(),
+            on_sentence=asked.on_sentence,
+        )
+
+    if sum(map(len, present)) <= QUICK_CHARS:
+        return put_in()
+    return await run_in_threadpool(put_in)
+
+
+def collect(texts: Sequence[str], translated: Sequence[Translated]) -> Translation:
+    """All texts' translations, in order, the empty ones among them."""
     answers = iter(translated)
+    details = tuple(next(answers) if text else None for text in texts)
     return Translation(
-        tuple(next(answers).text if text else "" for text in texts), translated[0].operating_point
+        tuple("" if each is None else each.text for each in details), translated[0].operating_point, details
     )
 
 
-async def _wait_for(
-    future: asyncio.Future[Sequence[Translated]], request: Request, timeout_s: float
-) -> Sequence[Translated]:
+async def wait_for(future: Future[Any], request: Request, timeout_s: float) -> Sequence[Translated]:
     """Wait for the engine, the client's patience and the clock, whichever ends first."""
-    client_left = asyncio.ensure_future(_until_disconnected(request))
+    waiting = asyncio.wrap_future(future)
+    client_left = asyncio.ensure_future(until_disconnected(request))
     try:
-        waited_for: set[asyncio.Future[Any]] = {future, client_left}
+        waited_for: set[asyncio.Future[Any]] = {waiting, client_left}
         await asyncio.wait(waited_for, timeout=timeout_s, return_when=asyncio.FIRST_COMPLETED)
-        if future.done():
-            if future.cancelled():
+        if waiting.done():
+            if waiting.cancelled():
                 raise EngineStoppedError("the engine is stopping: try again later")
-            return future.result()
+            answer: Sequence[Translated] = waiting.result()
+            return answer
         if client_left.done():
             raise ClientDisconnect
-        raise HTTPException(504, f"the translation took longer than {timeout_s:g} s: send fewer texts")
+        raise DeadlineError(f"the translation took longer than {timeout_s:g} s: send fewer texts")
     finally:
-        future.cancel()
+        waiting.cancel()
         client_left.cancel()
 
 
-async def _until_disconnected(request: Request) -> None:
+async def until_disconnected(request: Request) -> None:
     """Return when the client has closed the connection. The body must have been read."""
     while (await request.receive())["type"] != "http.disconnect":
         pass

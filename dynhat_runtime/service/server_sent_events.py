@@ -1,0 +1,18 @@
+"""Server-sent events as bytes: names and JSON in, the lines that `EventSource` reads out. Sends nothing itself."""
+
+from __future__ import annotations
+
+import json
+
+EVENT_STREAM = "text/event-stream"
+
+STREAM_HEADERS = {"Cache-Control": "no-store", "X-Accel-Buffering": "no"}
+"""So that no proxy holds events back."""
+
+HEARTBEAT = b": still here\n\n"
+"""A comment: readers ignore it, and a connection that is gone shows by it."""
+
+
+def server_sent_event(name: str, data: object) -> bytes:
+    """One event. JSON has no raw line breaks, so that its data is one line."""
+    return f"event: {name}\ndata: {json.dumps(data, ensure_ascii=False)}\n\n".encode("utf-8", "replace")
