@@ -124,7 +124,7 @@ class ControlLoop:
             interval_s: Pause between ticks.
             history: How many changes the why-log keeps.
             recorder: Told all that the governor is told, and what it says.
-            tallies: Counted on in; a loop that takes over from another goes on with that one's.
+            tallies: Counted on in; a loop that takes over goes on with those of the one before.
 
         Raises:
             SettingsError: The rules ask what the table cannot answer.
@@ -291,10 +291,8 @@ class ControlLoop:
         self._learn()
         self._record("snapshot", snapshot)
         self.tallies.note_power(snapshot.monotonic_s, snapshot.power_mw)
-        began_s = time.perf_counter()
-        with self._governor_lock:
+        with self.tallies.decision_s.timed(), self._governor_lock:
             decision = self._governor.decide(snapshot)
-        self.tallies.decision_s.add(time.perf_counter() - began_s)
         self._follow(snapshot)
         if decision.changed:
             self._switch(decision)
@@ -366,13 +364,11 @@ class ControlLoop:
             self._followed_cpus = snapshot.usable_cpus
 
     def _switch(self, decision: Decision) -> None:
-        before = decision.active_id
-        began_s = time.perf_counter()
-        self._engine.switch_to(decision.point_id)
-        self.tallies.switch_s.add(time.perf_counter() - began_s)
+        with self.tallies.switch_s.timed():
+            self._engine.switch_to(decision.point_id)
         self._became_active(decision.point_id, decision.decided_monotonic_s)
-        fields = {"from_point": before, "to_point": decision.point_id, "reason": decision.reason}
-        logger.info("switch from=%s to=%s reason=%r", *fields.values(), extra=fields)
+        fields = {"from": decision.active_id, "to": decision.point_id, "reason": decision.reason}
+        logger.info("switch", extra=fields)
 
     def _became_active(self, point_id: str, monotonic_s: float) -> None:
         with self._governor_lock:

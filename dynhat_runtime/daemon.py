@@ -36,6 +36,7 @@ from dynhat_runtime.service.lifecycle import Lifecycle, Serving
 from dynhat_runtime.service.metrics import Metrics
 from dynhat_runtime.settings import Settings, restart_needed
 from dynhat_runtime.systemd_notify import Notifier, watchdog_period_s
+from dynhat_runtime.telemetry import RequestSpans
 from dynhat_runtime.terms import check_exposure, check_tls, keys_of, limits_of, terms_of
 
 CLOSING_S = 2
@@ -75,26 +76,21 @@ def run(
         _check_paths(settings)
         keys = keys_of(settings)
         is_https = check_tls(settings.tls_certificate, settings.tls_key)
-        listeners = _open_listeners(settings)
+        listeners = Listeners.open(
+            settings.host, settings.port, lambda listener: check_exposure(settings, listener)
+        )
         configure_logging(settings.log_level, settings.log_format)
+        spans = None if settings.tracing_endpoint is None else RequestSpans(settings.tracing_endpoint)
         faulthandler.enable()  # a watchdog's SIGABRT leaves every thread's stack in the log
-        daemon = _Daemon(settings, listeners, build, reread or (lambda: settings), keys, is_https, notifier)
+        reread = reread or (lambda: settings)
+        daemon = _Daemon(settings, listeners, build, reread, keys, is_https, spans, notifier)
         asyncio.run(daemon.serve())
+        if spans is not None:
+            spans.close()
     except DynhatError as error:
         notifier.status(f"failed: {error}")
         raise
     return 0
-
-
-def _open_listeners(settings: Settings) -> Listeners:
-    """What the daemon listens on, unless strangers could come in."""
-    listeners = Listeners.open(settings.host, settings.port)
-    try:
-        listeners.each(lambda listener: check_exposure(settings, listener))
-    except SettingsError:
-        listeners.each(lambda listener: listener.close())
-        raise
-    return listeners
 
 
 def _check_paths(settings: Settings) -> None:
@@ -141,6 +137,7 @@ class _Daemon:
         reread: Callable[[], Settings],
         keys: KeyRing | None,
         is_https: bool,
+        spans: RequestSpans | None,
         notifier: Notifier,
     ) -> None:
         self._settings = settings
@@ -148,6 +145,7 @@ class _Daemon:
         self._notifier = notifier
         self._build = build
         self._reread = reread
+        self._spans = spans
         self._url = listeners.urls("https" if is_https else "http")
         self._lifecycle = Lifecycle()
         self._metrics = Metrics(self._lifecycle)
@@ -180,6 +178,7 @@ class _Daemon:
             lambda: None if self._runtime is None else self._runtime.trace,
             terms=terms_of(settings, keys),
             metrics=self._metrics,
+            spans=self._spans,
         )
 
     async def serve(self) -> None:

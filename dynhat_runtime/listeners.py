@@ -20,14 +20,25 @@ class Listeners:
     """The manager opened them and keeps them open: they outlive the daemon."""
 
     @classmethod
-    def open(cls, host: str, port: int) -> Listeners:
+    def open(cls, host: str, port: int, check: Callable[[socket.socket], None]) -> Listeners:
         """Those that systemd passed on; without any, one on `host` and `port`.
 
+        Args:
+            host: Address.
+            port: Its port.
+            check: Raises for a socket that is not to be listened on; all are closed then.
+
         Raises:
-            SettingsError: Host or port cannot be used, and which to change.
+            SettingsError: Host or port cannot be used, and which to change; or what `check` raises.
         """
         inherited = inherited_sockets()
-        return cls(inherited or (open_listener(host, port),), bool(inherited))
+        listeners = cls(inherited or (open_listener(host, port),), bool(inherited))
+        try:
+            listeners.each(check)
+        except SettingsError:
+            listeners.each(socket.socket.close)
+            raise
+        return listeners
 
     def each(self, act: Callable[[socket.socket], None]) -> None:
         """Do the same to every socket."""

@@ -6,9 +6,11 @@ A tally takes numbers from one thread or several and gives a consistent copy to 
 from __future__ import annotations
 
 import threading
+import time
 from bisect import bisect_left
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 
 
@@ -41,6 +43,13 @@ class Tally:
         with self._lock:
             self._counts[bisect_left(self._edges, value)] += 1
             self._total += value
+
+    @contextmanager
+    def timed(self) -> Iterator[None]:
+        """Count the seconds that what is inside takes, unless it fails."""
+        began_s = time.perf_counter()
+        yield
+        self.add(time.perf_counter() - began_s)
 
     def copy(self) -> TallyCopy:
         """The distribution as it is now."""

@@ -1,7 +1,9 @@
 """The real daemon around a fake engine, as a process: `fake_daemon.py FOLDER SETTINGS_JSON`.
 
 Loading ends when FOLDER/load exists, translations when FOLDER/go does; FOLDER/broken makes loading fail.
-FOLDER/submitted appears with the first translation; what is stopped is noted in FOLDER/stopped.
+FOLDER/submitted appears with the first translation; what is stopped is noted in FOLDER/stopped. Settings are also read
+from FOLDER/dynhat.toml, at start and at each reload; another budget makes another runtime, and while
+FOLDER/bad_table exists none can be made.
 """
 
 from __future__ import annotations
@@ -16,7 +18,7 @@ from typing import Any
 from dynhat_runtime import daemon
 from dynhat_runtime.errors import BundleError, DynhatError
 from dynhat_runtime.settings import Settings, load_settings
-from tests.service_fakes import FakeControl, FakeEngine, FakeTranslation
+from tests.service_fakes import FakeControl, FakeEngine, FakeTranslation, make_table
 
 FOLDER = Path(sys.argv[1])
 
@@ -58,20 +60,37 @@ def build(settings: Settings) -> daemon.Runtime:
     _wait_for("load")
     if (FOLDER / "broken").exists():
         raise BundleError("weights.safetensors: truncated: fetch it again")
-    engine = NotingEngine()
+    return _runtime(settings)
+
+
+def _runtime(settings: Settings) -> daemon.Runtime:
+    """A runtime whose points are as many as its budget has tens of milliseconds."""
+    budget_ms = settings.latency_budget_ms or 35
+    engine = NotingEngine(make_table(int(budget_ms) // 10))
     engine.go.clear()
 
     def release() -> None:
         _wait_for("go")
         engine.go.set()
 
+    def renew(new: Settings) -> daemon.Runtime | None:
+        if (FOLDER / "bad_table").exists():
+            raise BundleError("table.json: was measured on other weights: measure it again")
+        return None if new.latency_budget_ms == settings.latency_budget_ms else _runtime(new)
+
     threading.Thread(target=release, daemon=True).start()
-    return daemon.Runtime(engine, NotingControl(engine), settings.latency_budget_ms or 35)
+    return daemon.Runtime(engine, NotingControl(engine), budget_ms, renew=renew)
+
+
+def read_settings() -> Settings:
+    """From the file, if there is one, and the command line."""
+    config = FOLDER / "dynhat.toml"
+    return load_settings(config if config.exists() else None, json.loads(sys.argv[2]))
 
 
 if __name__ == "__main__":
     try:
-        sys.exit(daemon.run(load_settings(command_line=json.loads(sys.argv[2])), build))
+        sys.exit(daemon.run(read_settings(), build, read_settings))
     except DynhatError as error:
         print(f"dynhat: error: {error}", file=sys.stderr)
         sys.exit(error.exit_code)

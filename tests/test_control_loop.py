@@ -13,6 +13,7 @@ import pytest
 from dynhat_runtime.control_loop import ControlLoop
 from dynhat_runtime.errors import EngineError, MonitorError, UnknownOperatingPointError
 from dynhat_runtime.governor.policy import GovernorRules
+from dynhat_runtime.logs import line_formatter
 from tests.control_fakes import (
     FOUR_CPUS,
     ONE_CPU,
@@ -291,9 +292,9 @@ def test_a_switch_is_one_log_line_with_fields(
         loop.tick()
     (record,) = caplog.records
     assert record.levelname == "INFO"
-    assert "from=p6 to=p1 reason=" in record.getMessage()
+    assert "INFO switch from=p6 to=p1 reason=" in line_formatter("console").format(record)
     fields = vars(record)
-    assert (fields["from_point"], fields["to_point"]) == ("p6", "p1")
+    assert (fields["from"], fields["to"]) == ("p6", "p1")
     assert "over the budget" in fields["reason"]
 
 

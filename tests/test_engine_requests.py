@@ -398,3 +398,109 @@ def test_neighbours_of_a_retry(make: Callable[..., Bench]) -> None:
         ("small", (SENTENCES[1], SENTENCES[2])),
         ("middle", (SENTENCES[1],)),
     ]
+
+
+# --- giving up, listening, what is counted ---
+
+
+def test_a_request_given_up_while_it_is_translated(bench: Bench) -> None:
+    """Decoding stops between two steps once nobody waits for the batch; the engine goes on with the next request."""
+    steps: list[bool] = []
+    original = bench.translator.translate
+
+    def translate_slowly(*arguments: Any, is_cancelled: Callable[[], bool], **more: Any) -> Any:
+        def ask() -> bool:
+            steps.append(is_cancelled())
+            if len(steps) == 2:
+                future.cancel()
+            return steps[-1]
+
+        return original(*arguments, is_cancelled=ask, **more)
+
+    bench.translator.translate = translate_slowly  # type: ignore[method-assign]
+    bench.translator.gate = threading.Semaphore(0)
+    future = bench.engine.submit([SENTENCES[0]])
+    bench.translator.gate.release(10)
+    bench.until(lambda: len(steps) >= 3)
+    bench.translator.translate = original  # type: ignore[method-assign]
+    assert bench.translate(SENTENCES[1]).text
+    assert steps == [False, False, True]
+    assert future.cancelled()
+    assert (bench.engine.queue_load.requests, bench.engine.tallies.cancelled) == (0, 1)
+    bench.until_observed(1)
+    assert len(bench.observations) == 1
+
+
+def test_others_in_the_batch_are_not_given_up(bench: Bench) -> None:
+    """A request that shares its batch with one that was given up is answered."""
+    bench.translator.gate = threading.Semaphore(0)
+    first = bench.engine.submit([SENTENCES[0]])
+    assert bench.translator.began.acquire(timeout=PATIENCE_S)
+    left, kept = bench.engine.submit([SENTENCES[1]]), bench.engine.submit([SENTENCES[2]])
+    bench.translator.gate.release(1)
+    first.result(PATIENCE_S)
+    assert bench.translator.began.acquire(timeout=PATIENCE_S)
+    assert left.cancel()
+    bench.translator.gate.release(10)
+    assert kept.result(PATIENCE_S)[0].text
+    assert bench.translator.batches[1] == ("large", (SENTENCES[1], SENTENCES[2]))
+    assert bench.engine.queue_load.requests == 0
+
+
+def test_giving_up_makes_room_at_once(bench: Bench) -> None:
+    """A waiting request that is given up leaves the queue before its turn."""
+    bench.translator.gate = threading.Semaphore(0)
+    bench.engine.submit([SENTENCES[0]])
+    assert bench.translator.began.acquire(timeout=PATIENCE_S)
+    waiting = bench.engine.submit(list(SENTENCES[1:4]))
+    assert bench.engine.queue_load.sentences == 3
+    assert bench.engine.queue_load.tokens > 9
+    waiting.cancel()
+    assert (bench.engine.queue_load.sentences, bench.engine.queue_load.tokens) == (0, 0)
+
+
+def test_who_listens_hears_each_sentence(bench: Bench) -> None:
+    """A listener hears sentence after sentence, each before the next begins; all pieces are the translation."""
+    heard: list[tuple[int, str, int]] = []
+
+    def listen(number: int, piece: str) -> None:
+        heard.append((number, piece, len(bench.translator.batches)))
+
+    texts = [f"{SENTENCES[0]}  {SENTENCES[1]}\n", "42", SENTENCES[2]]
+    answer = bench.engine.submit(texts, on_sentence=listen).result(PATIENCE_S)
+    assert [(number, num_batches) for number, _, num_batches in heard] == [(0, 1), (0, 2), (2, 3)]
+    assert "".join(piece for number, piece, _ in heard if number == 0) == answer[0].text
+    assert heard[2][1] == answer[2].text
+    assert [each.text for each in answer] == [bench.translate(text).text for text in texts]
+
+
+def test_a_listener_that_fails(bench: Bench, caplog: pytest.LogCaptureFixture) -> None:
+    """A listener that raises loses its request; nobody else is harmed."""
+
+    def fail(_number: int, _piece: str) -> None:
+        raise RuntimeError("deaf")
+
+    with caplog.at_level(logging.ERROR):
+        future = bench.engine.submit([f"{SENTENCES[0]} {SENTENCES[1]}"], on_sentence=fail, request_id="r1")
+        bench.until(future.cancelled)
+        assert bench.translate(SENTENCES[2]).text
+    assert "request r1" in caplog.text
+
+
+def test_what_is_tallied(bench: Bench) -> None:
+    """Batches, tokens, waits by class and times by point are counted as they were."""
+    answers = bench.engine.submit(list(SENTENCES[:3]), point_id="middle", priority="batch").result(PATIENCE_S)
+    bench.translate(SENTENCES[3])
+    tallies = bench.engine.tallies
+    assert tallies.tokens["source"] > sum(answer.num_src_tokens for answer in answers)
+    assert tallies.tokens["target"] > sum(answer.num_tgt_tokens for answer in answers)
+    assert (tallies.batch_sentences.copy().number, tallies.batch_sentences.copy().total) == (2, 4)
+    assert {name: tally.copy().number for name, tally in tallies.queue_wait_s.items()} == {
+        "interactive": 1,
+        "batch": 1,
+    }
+    assert {name: tally.copy().number for name, tally in tallies.inference_s.items()} == {
+        "middle": 1,
+        "large": 1,
+    }
+    assert bench.engine.queue_load.expected_wait_s == 0

@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 from fastapi.testclient import TestClient
 
+from dynhat_runtime.queue_load import QueueLoad
 from dynhat_runtime.service.app import Terms, create_app
 from dynhat_runtime.service.lifecycle import Lifecycle, Serving
 from dynhat_runtime.service.limits import RequestLimits
@@ -143,7 +144,7 @@ def test_a_missed_budget_is_said(client: TestClient, engine: FakeEngine) -> None
 
 def test_what_the_control_loop_is_asked(client: TestClient, engine: FakeEngine, control: FakeControl) -> None:
     """The wish carries the lengths of all sentences, what waits before them, and what was asked for."""
-    engine.queue_depth = 7
+    engine.queue_load = QueueLoad(sentences=7)
     ask(client, text=["a b", "", "c", "42"], latency_budget_ms=25, min_quality=21, point="p2")
     (wish,) = control.wishes
     assert (wish.num_src_tokens, wish.num_sentences_ahead) == ((3, 2), 7)

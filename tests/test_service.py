@@ -552,4 +552,5 @@ def test_root(client: TestClient) -> None:
     """GET / names the program and only paths that exist."""
     answer = client.get("/").json()
     assert answer["name"] == "dynhat-runtime"
-    assert all(client.get(path).status_code in (200, 405) for path in answer["paths"])
+    finite = [path for path in answer["paths"] if path != "/v1/events"]  # which has no end
+    assert all(client.get(path).status_code in (200, 405) for path in finite)

@@ -18,6 +18,7 @@ from dynhat_runtime.service.gate import Gate
 from dynhat_runtime.service.lifecycle import Lifecycle
 from dynhat_runtime.service.limits import RequestLimits
 from dynhat_runtime.service.metrics import Metrics
+from dynhat_runtime.service.ports import SpanPort
 from dynhat_runtime.service.prefix import UnderPrefix
 
 
@@ -49,6 +50,7 @@ def create_app(
     *,
     terms: Terms | None = None,
     metrics: Metrics | None = None,
+    spans: SpanPort | None = None,
 ) -> FastAPI:
     """The HTTP application.
 
@@ -58,6 +60,7 @@ def create_app(
         recorder: What holds the last events, or None as long as there is nothing to hold.
         terms: Keys, origins and the like; None takes the defaults.
         metrics: Counted on in; None begins anew.
+        spans: Hears of every answered request.
     """
     terms = terms or Terms()
     door = terms.door or Door()
@@ -84,7 +87,8 @@ def create_app(
             allow_headers=["Authorization", "Content-Type", "X-API-Key", "X-Request-ID"],
             expose_headers=["X-Operating-Point", "X-Request-ID", "Retry-After"],
         )
-    app.add_middleware(Gate, lifecycle=lifecycle, metrics=metrics, paths=frozenset(("/", *operations.PATHS)))
+    paths = frozenset(("/", *operations.PATHS))
+    app.add_middleware(Gate, lifecycle=lifecycle, metrics=metrics, paths=paths, spans=spans)
     if terms.url_prefix:
         app.add_middleware(UnderPrefix, prefix=terms.url_prefix)
     return app

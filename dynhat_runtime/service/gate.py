@@ -16,6 +16,7 @@ from dynhat_runtime.logs import about_request
 from dynhat_runtime.service.error_answers import CLIENT_GONE, error_answer
 from dynhat_runtime.service.lifecycle import Lifecycle
 from dynhat_runtime.service.metrics import Metrics
+from dynhat_runtime.service.ports import SpanPort
 from dynhat_runtime.service.request_ids import REQUEST_ID_HEADER, choose_request_id
 
 POINT_HEADER = "X-Operating-Point"
@@ -33,9 +34,17 @@ logger = logging.getLogger(__name__)
 class Gate:
     """ASGI middleware around the whole application."""
 
-    def __init__(self, app: ASGIApp, lifecycle: Lifecycle, metrics: Metrics, paths: frozenset[str]) -> None:
-        """Stand around `app`, of which `paths` are the routes."""
+    def __init__(
+        self,
+        app: ASGIApp,
+        lifecycle: Lifecycle,
+        metrics: Metrics,
+        paths: frozenset[str],
+        spans: SpanPort | None = None,
+    ) -> None:
+        """Stand around `app`, of which `paths` are the routes; `spans` hears of every answer."""
         self._app = app
+        self._spans = spans
         self._lifecycle = lifecycle
         self._metrics = metrics
         self._paths = paths
@@ -69,10 +78,10 @@ class Gate:
             if code is None:
                 await error_answer(500, "internal error")(scope, receive, send_through)
         finally:
-            self._note_answer(scope, code or CLIENT_GONE, time.monotonic() - began_s)
+            self._note_answer(scope, code or CLIENT_GONE, time.monotonic() - began_s, request_id)
 
-    def _note_answer(self, scope: Scope, code: int, duration_s: float) -> None:
-        """Count the answer, and log it without anything the client wrote."""
+    def _note_answer(self, scope: Scope, code: int, duration_s: float, request_id: str) -> None:
+        """Count the answer, log it and draw it, without anything the client wrote."""
         route = scope["path"] if scope["path"] in self._paths else self._route_of(scope)
         method = scope["method"] if scope["method"] in METHODS else OTHER_PATH
         self._metrics.request_answered(route, method, code, duration_s)
@@ -85,6 +94,17 @@ class Gate:
                 "duration_ms": round(duration_s * 1e3, 3),
             }
             logger.log(level, "answered", extra={**fields, **scope.get("state", {}).get("log_fields", {})})
+        if self._spans is not None:
+            ended_ns = time.time_ns()
+            attributes: dict[str, str | int] = {
+                "http.request.method": method,
+                "http.route": route,
+                "http.response.status_code": code,
+                "dynhat.request_id": request_id,
+                "dynhat.operating_point": self._lifecycle.active_point_id,
+            }
+            began_ns = ended_ns - int(duration_s * 1e9)
+            self._spans.answered(f"{method} {route}", Headers(scope=scope), attributes, began_ns, ended_ns)
 
     def _route_of(self, scope: Scope) -> str:
         """The route with its parameters' names in place of what they were; one word for no route at all."""

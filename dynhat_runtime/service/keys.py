@@ -114,7 +114,8 @@ class KeyRing:
         try:
             file = _KeyFile.model_validate(fields)
         except ValidationError as error:
-            raise SettingsError(f"key file {origin}: {first_complaint(error)}") from None
+            complaint = " ".join(first_complaint(error).split())  # a name may hold a line break
+            raise SettingsError(f"key file {origin}: {complaint}") from None
         return cls(
             [
                 (key.digest, Caller(name, key.priority, key.rate_limit_per_minute))

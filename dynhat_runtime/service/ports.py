@@ -222,3 +222,17 @@ class ControlPort(Protocol):
 
     def set_auto(self) -> None:
         """Let the governor choose again."""
+
+
+class SpanPort(Protocol):
+    """Hears of each answered request, to draw it as a span."""
+
+    def answered(
+        self,
+        name: str,
+        headers: Mapping[str, str],
+        attributes: Mapping[str, str | int],
+        began_ns: int,
+        ended_ns: int,
+    ) -> None:
+        """Method and route, the request's headers, what there is to say of it, and its times since the epoch."""

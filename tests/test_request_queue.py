@@ -1,0 +1,187 @@
+"""The queue alone: its bounds, whose turn it is, and what it says of itself."""
+
+from __future__ import annotations
+
+from concurrent.futures import Future
+from typing import Any
+
+import pytest
+
+from dynhat_runtime.decoding.sentences import Segment
+from dynhat_runtime.errors import EngineOverloadedError
+from dynhat_runtime.queue_load import Priority, QueueLimits
+from dynhat_runtime.request_queue import MAX_TIMES_PASSED_OVER, Batch, RequestQueue
+from dynhat_runtime.translation_request import ActivePoint, TranslationRequest
+
+NOBODY: Any = None
+POINT = ActivePoint("p", NOBODY)
+
+
+def make_request(
+    num_sentences: int = 1, priority: Priority = "interactive", num_tokens: int = 10, **more: Any
+) -> TranslationRequest:
+    """A request of equal sentences."""
+    return TranslationRequest(
+        texts=[[Segment("", f"Sentence {number}.", " ") for number in range(num_sentences)]],
+        beam_size=4,
+        submitted_s=0.0,
+        future=Future(),
+        num_tokens={(0, number): num_tokens for number in range(num_sentences)},
+        priority=priority,
+        **more,
+    )
+
+
+def finish(queue: RequestQueue, batch: Batch) -> list[TranslationRequest]:
+    """Take the requests of a batch for done; those that led and shared it, in order."""
+    requests = list(dict.fromkeys(request for request, _ in batch))
+    for request in requests:
+        request.num_running = 0
+        if request.is_done:
+            queue.remove(request)
+    return requests
+
+
+def next_requests(queue: RequestQueue) -> list[TranslationRequest]:
+    """Whose sentences are in the next batch."""
+    return finish(queue, queue.next_batch(POINT, 0.0))
+
+
+@pytest.mark.parametrize(
+    ("limits", "num_fit", "words"),
+    [
+        (QueueLimits(requests=3), 3, "3 requests wait, 1 more exceed the limit of 3"),
+        (QueueLimits(sentences=7), 3, "6 sentences wait, 2 more exceed the limit of 7"),
+        (QueueLimits(tokens=50), 2, "40 tokens wait, 20 more exceed the limit of 50"),
+    ],
+)
+def test_each_bound_holds(limits: QueueLimits, num_fit: int, words: str) -> None:
+    """Requests, sentences and tokens are bounded each; the refusal names the bound and shows the queue."""
+    queue = RequestQueue(limits)
+    for _ in range(num_fit):
+        queue.add(make_request(2))
+    with pytest.raises(EngineOverloadedError, match=words) as caught:
+        queue.add(make_request(2))
+    assert caught.value.queue == queue.load.as_dict()
+    assert (queue.load.requests, queue.load.sentences, queue.load.tokens) == (
+        num_fit,
+        2 * num_fit,
+        20 * num_fit,
+    )
+    next_requests(queue)
+    queue.add(make_request(2))
+
+
+def test_a_full_queue_is_known_beforehand() -> None:
+    """A queue with no room at all refuses before anybody looks at the request."""
+    queue = RequestQueue(QueueLimits(requests=1))
+    queue.check_room()
+    queue.add(make_request())
+    with pytest.raises(EngineOverloadedError, match="1 requests wait, the limit is 1"):
+        queue.check_room()
+
+
+def test_a_request_larger_than_the_queue() -> None:
+    """A request that could never fit is taken when nothing waits, and only then."""
+    queue = RequestQueue(QueueLimits(sentences=2, tokens=15))
+    queue.add(make_request(5))
+    with pytest.raises(EngineOverloadedError):
+        queue.add(make_request(1))
+
+
+def test_what_is_counted_comes_back() -> None:
+    """Whatever way requests leave, nothing is left in the sums."""
+    queue = RequestQueue(QueueLimits())
+    requests = [make_request(20), make_request(3, "batch"), make_request(1)]
+    for request in requests:
+        queue.add(request)
+    assert queue.load.of_batch_requests == 3
+    queue.remove(requests[1])
+    assert (queue.load.sentences, queue.load.of_batch_requests) == (21, 0)
+    next_requests(queue)
+    assert queue.remove_all() == [requests[0], requests[2]]
+    assert (queue.load.requests, queue.load.sentences, queue.load.tokens) == (0, 0, 0)
+
+
+def test_interactive_goes_first() -> None:
+    """An interactive request overtakes batch requests, also one that has begun, and shares its batch with none."""
+    queue = RequestQueue(QueueLimits())
+    jobs = make_request(40, "batch")
+    queue.add(jobs)
+    assert next_requests(queue) == [jobs]
+    queue.add(make_request(1, "batch"))
+    quick = [make_request(), make_request()]
+    for request in quick:
+        queue.add(request)
+    assert next_requests(queue) == quick
+    assert next_requests(queue) == [jobs]
+
+
+def test_batch_requests_do_not_starve() -> None:
+    """However many interactive requests keep coming, a batch request leads one batch in every few."""
+    queue = RequestQueue(QueueLimits())
+    jobs = make_request(3 * 16, "batch")
+    queue.add(jobs)
+    turns = []
+    for _ in range(3 * (MAX_TIMES_PASSED_OVER + 1)):
+        queue.add(make_request(16))
+        turns.append(next_requests(queue)[0] is jobs)
+    assert turns == ([False] * MAX_TIMES_PASSED_OVER + [True]) * 3
+
+
+def test_interactive_shares_a_batch_request_s_turn() -> None:
+    """A batch that a batch request leads has room for interactive ones."""
+    queue = RequestQueue(QueueLimits())
+    jobs, quick = make_request(2, "batch"), make_request(16)
+    queue.add(jobs)
+    for _ in range(MAX_TIMES_PASSED_OVER):
+        queue.add(make_request(16))
+        next_requests(queue)
+    queue.add(quick)
+    assert next_requests(queue) == [jobs, quick]
+
+
+def test_a_stream_goes_sentence_by_sentence() -> None:
+    """A request that asks for single sentences has one in each batch, in order; others fill the batch."""
+    queue = RequestQueue(QueueLimits())
+    stream, other = make_request(3, max_batch_sentences=1), make_request(2)
+    queue.add(stream)
+    queue.add(other)
+    batches = [queue.next_batch(POINT, 0.0) for _ in range(3)]
+    assert [[place for request, place in batch if request is stream] for batch in batches] == [
+        [(0, 0)],
+        [(0, 1)],
+        [(0, 2)],
+    ]
+    assert [len(batch) for batch in batches] == [3, 1, 1]
+
+
+def test_pieces_are_the_text() -> None:
+    """All pieces of a text in order are the text, what is not translated included."""
+    request = make_request()
+    request.texts = [
+        [
+            Segment("\n", "42", " "),
+            Segment("", "One.", "  "),
+            Segment("", "!", "\n"),
+            Segment("", "Two.", " "),
+            Segment("", "7", ""),
+        ]
+    ]
+    request.num_tokens = {(0, 1): 1, (0, 3): 1}
+    pieces = [request.piece((0, 1), "EINS"), request.piece((0, 3), "ZWEI")]
+    assert "".join(pieces) == "\n42 EINS  !\nZWEI 7"
+
+
+def test_the_wait_is_told_by_the_pace() -> None:
+    """Before any batch no wait is told; then tokens times the pace of late, and Retry-After within its bounds."""
+    queue = RequestQueue(QueueLimits())
+    queue.add(make_request(10))
+    assert queue.load.expected_wait_s is None
+    assert queue.load.retry_after_s == 1
+    queue.note_pace(num_tokens=100, elapsed_s=5.0)
+    assert queue.load.expected_wait_s == pytest.approx(5.0)
+    assert queue.load.retry_after_s == 5
+    for _ in range(50):
+        queue.note_pace(num_tokens=1, elapsed_s=10.0)
+    assert queue.load.retry_after_s == 60
