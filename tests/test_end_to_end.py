@@ -7,6 +7,7 @@ import os
 import re
 import shutil
 import signal
+import socket
 import subprocess
 import sys
 import threading
@@ -301,3 +302,58 @@ def test_spoilt_bundle(tiny_bundle: Bundle, tmp_path: Path, command: tuple[str, 
     assert str(file) in errors[0]
     assert "restore the file" in errors[0]
     assert "Traceback" not in done.stderr
+
+
+def test_a_client_that_leaves_stops_the_work(daemon: Daemon) -> None:
+    """When a client closes its connection in the middle, what it asked for is given up and leaves the queue."""
+    text = " ".join(SENTENCES * 2)[:4900]
+    body = json.dumps({"q": text, "source": "en", "target": "de"}).encode()
+    host, port = daemon.url.removeprefix("http://").split(":")
+    with socket.create_connection((host, int(port)), timeout=PATIENCE_S) as connection:
+        head = "POST /translate HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\n"
+        head += f"Content-Length: {len(body)}\r\n\r\n"
+        connection.sendall(head.encode() + body)
+        until_metric(daemon, "dynhat_queue_requests", 1)
+    until_metric(daemon, "dynhat_cancelled_requests_total", 1)
+    until_metric(daemon, "dynhat_queue_requests", 0)
+    assert daemon.translate(SENTENCES[0])[0] == 200
+
+
+def until_metric(daemon: Daemon, name: str, value: float) -> None:
+    """Return once a metric without labels has that value."""
+    deadline = time.monotonic() + PATIENCE_S
+    while True:
+        with urllib.request.urlopen(daemon.url + "/metrics", timeout=PATIENCE_S) as answer:
+            families = text_string_to_metric_families(answer.read().decode())
+        samples = {sample.name: sample.value for family in families for sample in family.samples}
+        if samples[name] == value:
+            return
+        assert time.monotonic() < deadline, f"{name} did not become {value}"
+        time.sleep(0.005)
+
+
+def test_a_stream_from_the_real_engine(daemon: Daemon) -> None:
+    """Sentences arrive one after the other, and add up to what the plain route answers."""
+    text = f"{SENTENCES[0]} {SENTENCES[1]}\n{SENTENCES[2]}"
+    body = {"text": text, "source": "en", "target": "de", "point": "small"}
+    request = urllib.request.Request(
+        daemon.url + "/v1/translate/stream", json.dumps(body).encode(), {"Content-Type": "application/json"}
+    )
+    with urllib.request.urlopen(request, timeout=PATIENCE_S) as answer:
+        data = [
+            json.loads(line[6:]) for line in answer.read().decode().splitlines() if line.startswith("data: ")
+        ]
+    *pieces, done = data
+    assert len(pieces) == 3
+    plain = daemon.request("/v1/translate", body)[1]["translations"][0]["text"]
+    assert "".join(piece["delta"] for piece in pieces) == plain == done["translations"][0]["text"]
+
+
+def test_a_reload_of_the_real_daemon(daemon: Daemon) -> None:
+    """SIGHUP with nothing changed is said and harms nothing."""
+    daemon.process.send_signal(signal.SIGHUP)
+    deadline = time.monotonic() + PATIENCE_S
+    while not any("reloaded: keys and limits" in line for line in daemon.log):
+        assert time.monotonic() < deadline, daemon.log
+        time.sleep(0.02)
+    assert daemon.translate(SENTENCES[0])[0] == 200
