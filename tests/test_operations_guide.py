@@ -24,7 +24,7 @@ METRICS = {
 def first_cells(title: str) -> list[str]:
     """The code in the first column of a section's table."""
     section = GUIDE.split(f"## {title}\n")[1].split("\n## ")[0]
-    rows = re.findall(r"^\| (`.*?) \|", section, re.MULTILINE)
+    rows = re.findall(r"^\| (`.*?)(?: \(.*?\))? \|", section, re.MULTILINE)
     return [code for row in rows for code in re.findall(r"`([^`]+)`", row)]
 
 
