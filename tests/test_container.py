@@ -122,7 +122,7 @@ def test_an_image_that_translates(image: ContainerImage) -> None:
         wait_until(is_healthy, "healthy", START_S)
         sent = [sys.executable, str(CLIENT), f"http://127.0.0.1:{PORT}", "3", "1", "container", ""]
         assert json.loads(subprocess.check_output(sent, text=True)) == {"200": 3}
-        found = ["pgrep", "-g", str(os.getpgid(daemon.pid)), "-u", "10001", "-f", "dynhat serve"]
+        found = ["pgrep", "-g", str(os.getpgid(daemon.pid)), "-u", "10001", "-f", "^/opt/dynhat/bin/python"]
         os.kill(int(subprocess.check_output(found, text=True)), signal.SIGTERM)
         assert daemon.wait(START_S) == 0
 
