@@ -13,20 +13,19 @@ answered, and at the end what was not accepted is left in the socket's queue for
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import faulthandler
 import logging
 import signal
 import time
-from collections.abc import Callable, Generator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import uvicorn
-from starlette.types import ASGIApp, Receive, Scope, Send
+from starlette.types import ASGIApp
 
 from dynhat_runtime.errors import DynhatError, SettingsError
 from dynhat_runtime.heartbeat import Heartbeat, StallLimits, status_of
+from dynhat_runtime.http_server import POLL_S, Entrance, HttpServer
 from dynhat_runtime.listeners import Listeners
 from dynhat_runtime.logs import configure_logging
 from dynhat_runtime.runtime import SHORTEST_STOP_S, Runtime, build_runtime
@@ -39,16 +38,11 @@ from dynhat_runtime.systemd_notify import Notifier, watchdog_period_s
 from dynhat_runtime.telemetry import RequestSpans
 from dynhat_runtime.terms import check_exposure, check_tls, keys_of, limits_of, terms_of
 
-CLOSING_S = 2
-"""What clients get to close their connections once everything is answered."""
-
 HANDOVER_S = 1.0
 """After a reload, what a request gets that has looked up the old engine and not yet given it its texts."""
 
 FIRST_REQUEST_S = 1.0
 """What a client that has connected gets to send its request, when the socket is left to the next daemon."""
-
-POLL_S = 0.02
 
 KEY_WATCH_S = 1.0
 """Between two looks at the key file."""
@@ -106,26 +100,6 @@ async def _first_of(*futures: asyncio.Future[Any], timeout_s: float | None = Non
     await asyncio.wait(futures, timeout=timeout_s, return_when=asyncio.FIRST_COMPLETED)
 
 
-class _Server(uvicorn.Server):
-    """uvicorn without its signal handlers: it would close the door before the daemon has drained."""
-
-    @contextlib.contextmanager
-    def capture_signals(self) -> Generator[None, None, None]:
-        """Leave signals to the daemon."""
-        yield
-
-
-class Entrance:
-    """The application that requests go to; another one may take its place between two requests."""
-
-    def __init__(self, app: ASGIApp) -> None:
-        self.app = app
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Pass one request to the application of this moment, which keeps it to the end."""
-        await self.app(scope, receive, send)
-
-
 class _Daemon:
     """One run from the open socket to the closed one."""
 
@@ -155,20 +129,8 @@ class _Daemon:
         self._runtime: Runtime | None = None
         self._retiring: set[asyncio.Future[None]] = set()
         self._entrance = Entrance(self._app(settings, keys))
-        self._server = _Server(
-            uvicorn.Config(
-                self._entrance,
-                interface="asgi3",
-                http="h11",
-                lifespan="off",
-                log_config=None,
-                access_log=False,
-                server_header=False,
-                timeout_graceful_shutdown=CLOSING_S,
-                ssl_certfile=settings.tls_certificate if is_https else None,
-                ssl_keyfile=settings.tls_key if is_https else None,
-            )
-        )
+        tls = (settings.tls_certificate, settings.tls_key) if is_https else ()
+        self._server = HttpServer(self._entrance, *tls)
 
     def _app(self, settings: Settings, keys: KeyRing | None) -> ASGIApp:
         """The application on the terms of `settings`."""
@@ -299,8 +261,8 @@ class _Daemon:
             await asyncio.to_thread(renewed.take_over_from, runtime)
         self._settings, self._entrance.app = settings, app
         configure_logging(settings.log_level, settings.log_format)
-        if self._server.config.ssl is not None and settings.tls_certificate is not None:
-            self._server.config.ssl.load_cert_chain(settings.tls_certificate, settings.tls_key)
+        if settings.tls_certificate is not None:
+            self._server.renew_certificate(settings.tls_certificate, settings.tls_key)
         if renewed is not None:
             self._runtime = renewed
             self._lifecycle.replace(Serving(renewed.engine, renewed.control))
@@ -363,12 +325,11 @@ class _Daemon:
 
     async def _hand_over(self, deadline_s: float) -> None:
         """Accept nothing more, and answer whoever has been accepted; the socket's queue waits for the next daemon."""
-        for server in getattr(self._server, "servers", ()):  # none before uvicorn has begun
-            server.close()
+        await self._server.stop_accepting(self._listeners.sockets)
         self._lifecycle.hand_over()
         logger.info("handing over the socket: %d requests in flight", self._lifecycle.num_in_flight)
         first_request_s = time.monotonic() + FIRST_REQUEST_S
-        while self._server.server_state.connections and not self._told_to_hurry.is_set():
+        while self._server.has_connections and not self._told_to_hurry.is_set():
             now_s = time.monotonic()
             if now_s >= deadline_s or (now_s >= first_request_s and not self._lifecycle.num_in_flight):
                 break
