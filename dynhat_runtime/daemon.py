@@ -5,25 +5,28 @@ Reload (SIGHUP): read settings, keys, table and certificate anew, check all of t
 error everything stays as it was. A key file that changes is read anew by itself.
 Stop (SIGTERM, SIGINT): ready no more; after the grace refuse new translations, finish those in flight, stop control
 loop and engine, close. A second signal waits for nobody; a third has the system's default effect.
+
+Sockets inherited from systemd outlive the daemon, so nobody is refused: nothing is accepted before it can be
+answered, and at the end what was not accepted is left in the socket's queue for the next daemon.
 """
 
 from __future__ import annotations
 
 import asyncio
-import contextlib
-import errno
+import faulthandler
 import logging
 import signal
-import socket
 import time
-from collections.abc import Callable, Generator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import uvicorn
-from starlette.types import ASGIApp, Receive, Scope, Send
+from starlette.types import ASGIApp
 
 from dynhat_runtime.errors import DynhatError, SettingsError
+from dynhat_runtime.heartbeat import Heartbeat, StallLimits, status_of
+from dynhat_runtime.http_server import POLL_S, Entrance, HttpServer
+from dynhat_runtime.listeners import Listeners
 from dynhat_runtime.logs import configure_logging
 from dynhat_runtime.runtime import SHORTEST_STOP_S, Runtime, build_runtime
 from dynhat_runtime.service.app import create_app
@@ -31,14 +34,15 @@ from dynhat_runtime.service.keys import KeyRing
 from dynhat_runtime.service.lifecycle import Lifecycle, Serving
 from dynhat_runtime.service.metrics import Metrics
 from dynhat_runtime.settings import Settings, restart_needed
+from dynhat_runtime.systemd_notify import Notifier, watchdog_period_s
 from dynhat_runtime.telemetry import RequestSpans
 from dynhat_runtime.terms import check_exposure, check_tls, keys_of, limits_of, terms_of
 
-CLOSING_S = 2
-"""What clients get to close their connections once everything is answered."""
-
 HANDOVER_S = 1.0
 """After a reload, what a request gets that has looked up the old engine and not yet given it its texts."""
+
+FIRST_REQUEST_S = 1.0
+"""What a client that has connected gets to send its request, when the socket is left to the next daemon."""
 
 KEY_WATCH_S = 1.0
 """Between two looks at the key file."""
@@ -63,56 +67,26 @@ def run(
     Raises:
         DynhatError: The daemon could not start; its message says what to do.
     """
-    _check_paths(settings)
-    keys = keys_of(settings)
-    is_https = check_tls(settings.tls_certificate, settings.tls_key)
-    listener = open_listener(settings.host, settings.port)
+    notifier = Notifier.from_environment()
     try:
-        check_exposure(settings, listener)
-    except SettingsError:
-        listener.close()
+        _check_paths(settings)
+        keys = keys_of(settings)
+        is_https = check_tls(settings.tls_certificate, settings.tls_key)
+        listeners = Listeners.open(
+            settings.host, settings.port, lambda listener: check_exposure(settings, listener)
+        )
+        configure_logging(settings.log_level, settings.log_format)
+        spans = None if settings.tracing_endpoint is None else RequestSpans(settings.tracing_endpoint)
+        faulthandler.enable()  # a watchdog's SIGABRT leaves every thread's stack in the log
+        reread = reread or (lambda: settings)
+        daemon = _Daemon(settings, listeners, build, reread, on_ready, keys, is_https, spans, notifier)
+        asyncio.run(daemon.serve())
+        if spans is not None:
+            spans.close()
+    except DynhatError as error:
+        notifier.status(f"failed: {error}")
         raise
-    configure_logging(settings.log_level, settings.log_format)
-    spans = None if settings.tracing_endpoint is None else RequestSpans(settings.tracing_endpoint)
-    daemon = _Daemon(settings, listener, build, reread or (lambda: settings), on_ready, keys, is_https, spans)
-    asyncio.run(daemon.serve())
-    if spans is not None:
-        spans.close()
     return 0
-
-
-def open_listener(host: str, port: int) -> socket.socket:
-    """A listening TCP socket.
-
-    Raises:
-        SettingsError: Host or port cannot be used, and which to change.
-    """
-    try:
-        family, kind, protocol, _, address = socket.getaddrinfo(
-            host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
-        )[0]
-    except (socket.gaierror, UnicodeError) as error:
-        raise SettingsError(f"host {host!r} cannot be resolved ({error}): give --host an address") from error
-    listener = socket.socket(family, kind, protocol)
-    try:
-        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        listener.bind(address)
-        listener.listen()
-    except OSError as error:
-        listener.close()
-        raise SettingsError(_why_not_listening(host, port, error)) from error
-    return listener
-
-
-def _why_not_listening(host: str, port: int, error: OSError) -> str:
-    """What to do about a socket that would not open."""
-    if error.errno == errno.EADDRINUSE:
-        return f"port {port} on {host} is in use: stop the other program or give --port"
-    if error.errno == errno.EACCES:
-        return f"port {port} on {host} is for privileged programs: give --port 1024 or above"
-    if error.errno == errno.EADDRNOTAVAIL:
-        return f"host {host} is not an address of this machine: give --host another one"
-    return f"cannot listen on port {port} of {host} ({error.strerror}): give --host or --port"
 
 
 def _check_paths(settings: Settings) -> None:
@@ -123,38 +97,9 @@ def _check_paths(settings: Settings) -> None:
         raise SettingsError(f"table {settings.table} is not a file: measure one with 'dynhat profile'")
 
 
-def _url(listener: socket.socket, is_https: bool) -> str:
-    """Where the daemon is reached, with the port it really has."""
-    host, port = listener.getsockname()[:2]
-    scheme = "https" if is_https else "http"
-    return (
-        f"{scheme}://[{host}]:{port}" if listener.family == socket.AF_INET6 else f"{scheme}://{host}:{port}"
-    )
-
-
 async def _first_of(*futures: asyncio.Future[Any], timeout_s: float | None = None) -> None:
     """Return when one of them is done, or time is up."""
     await asyncio.wait(futures, timeout=timeout_s, return_when=asyncio.FIRST_COMPLETED)
-
-
-class _Server(uvicorn.Server):
-    """uvicorn without its signal handlers: it would close the door before the daemon has drained."""
-
-    @contextlib.contextmanager
-    def capture_signals(self) -> Generator[None, None, None]:
-        """Leave signals to the daemon."""
-        yield
-
-
-class Entrance:
-    """The application that requests go to; another one may take its place between two requests."""
-
-    def __init__(self, app: ASGIApp) -> None:
-        self.app = app
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Pass one request to the application of this moment, which keeps it to the end."""
-        await self.app(scope, receive, send)
 
 
 class _Daemon:
@@ -163,21 +108,23 @@ class _Daemon:
     def __init__(
         self,
         settings: Settings,
-        listener: socket.socket,
+        listeners: Listeners,
         build: Callable[[Settings], Runtime],
         reread: Callable[[], Settings],
         on_ready: Callable[[], None],
         keys: KeyRing | None,
         is_https: bool,
         spans: RequestSpans | None,
+        notifier: Notifier,
     ) -> None:
         self._settings = settings
-        self._listener = listener
+        self._listeners = listeners
+        self._notifier = notifier
         self._build = build
         self._reread = reread
         self._on_ready = on_ready
         self._spans = spans
-        self._url = _url(listener, is_https)
+        self._url = listeners.urls("https" if is_https else "http")
         self._lifecycle = Lifecycle()
         self._metrics = Metrics(self._lifecycle)
         self._told_to_stop = asyncio.Event()
@@ -186,20 +133,8 @@ class _Daemon:
         self._runtime: Runtime | None = None
         self._retiring: set[asyncio.Future[None]] = set()
         self._entrance = Entrance(self._app(settings, keys))
-        self._server = _Server(
-            uvicorn.Config(
-                self._entrance,
-                interface="asgi3",
-                http="h11",
-                lifespan="off",
-                log_config=None,
-                access_log=False,
-                server_header=False,
-                timeout_graceful_shutdown=CLOSING_S,
-                ssl_certfile=settings.tls_certificate if is_https else None,
-                ssl_keyfile=settings.tls_key if is_https else None,
-            )
-        )
+        tls = (settings.tls_certificate, settings.tls_key) if is_https else ()
+        self._server = HttpServer(self._entrance, *tls)
 
     def _app(self, settings: Settings, keys: KeyRing | None) -> ASGIApp:
         """The application on the terms of `settings`."""
@@ -218,16 +153,35 @@ class _Daemon:
         for signal_number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(signal_number, self._on_signal)
         loop.add_signal_handler(signal.SIGHUP, self._on_hangup)
-        serving = asyncio.ensure_future(self._server.serve(sockets=[self._listener]))
         loading = asyncio.ensure_future(asyncio.to_thread(self._load))
+        serving = asyncio.ensure_future(self._serve_http(loading))
         watching = asyncio.ensure_future(self._watch_keys())
+        beating = asyncio.ensure_future(self._heartbeat().run(watchdog_period_s()))
         try:
             await self._serve_until_told(loading, serving)
             await self._drain_and_stop(loading)
         finally:
-            watching.cancel()
             self._server.should_exit = True
             await serving
+            watching.cancel()
+            beating.cancel()
+
+    async def _serve_http(self, loading: asyncio.Future[Runtime]) -> None:
+        """Answer on all sockets; on inherited ones not before there is something to answer with."""
+        if self._listeners.are_inherited:
+            await asyncio.wait({loading})
+            if loading.exception() is not None or self._told_to_stop.is_set():
+                return
+        await self._server.serve(sockets=list(self._listeners.sockets))
+
+    def _heartbeat(self) -> Heartbeat:
+        """Watches whatever is loaded."""
+
+        def limits() -> StallLimits:
+            """Those of this moment: a reload may bring others."""
+            return StallLimits(self._settings.stall_factor, self._settings.stall_floor_s)
+
+        return Heartbeat(self._notifier, self._lifecycle, limits)
 
     def _load(self) -> Runtime:
         """Build and start; runs on a thread of its own."""
@@ -262,6 +216,7 @@ class _Daemon:
             len(engine.table),
             runtime.latency_budget_ms,
         )
+        self._notifier.ready(status_of(self._lifecycle.serving))
 
     # --- reload ---------------------------------------------------------------------------------------------
 
@@ -271,15 +226,23 @@ class _Daemon:
         On any error one line says why, and everything stays as it was.
         """
         async with self._reloading:
-            try:
-                await self._reload()
-            except Exception as error:
-                is_ours = isinstance(error, DynhatError)
-                logger.error("reload refused, everything stays as it was: %s", error, exc_info=not is_ours)
-                self._metrics.reloaded(False)
-                return False
-            self._metrics.reloaded(True)
-            return True
+            if self._lifecycle.is_ready:
+                self._notifier.reloading()
+            complaint = await self._why_not_reloaded()
+            if self._lifecycle.is_ready:
+                self._notifier.ready(complaint or status_of(self._lifecycle.serving))
+            self._metrics.reloaded(complaint is None)
+            return complaint is None
+
+    async def _why_not_reloaded(self) -> str | None:
+        """Reload; what kept it from happening, if something did."""
+        try:
+            await self._reload()
+        except Exception as error:
+            complaint = f"reload refused, everything stays as it was: {error}"
+            logger.error("%s", complaint, exc_info=not isinstance(error, DynhatError))
+            return complaint
+        return None
 
     async def _reload(self) -> None:
         runtime = self._runtime
@@ -292,7 +255,7 @@ class _Daemon:
             if obstacle is not None:
                 raise SettingsError(obstacle)
             _check_paths(settings)
-            check_exposure(settings, self._listener)
+            self._listeners.each(lambda listener: check_exposure(settings, listener))
             check_tls(settings.tls_certificate, settings.tls_key)
             keys = keys_of(settings)
             return settings, keys, runtime.renew(settings)
@@ -303,8 +266,8 @@ class _Daemon:
             await asyncio.to_thread(renewed.take_over_from, runtime)
         self._settings, self._entrance.app = settings, app
         configure_logging(settings.log_level, settings.log_format)
-        if self._server.config.ssl is not None and settings.tls_certificate is not None:
-            self._server.config.ssl.load_cert_chain(settings.tls_certificate, settings.tls_key)
+        if settings.tls_certificate is not None:
+            self._server.renew_certificate(settings.tls_certificate, settings.tls_key)
         if renewed is not None:
             self._runtime = renewed
             self._lifecycle.replace(Serving(renewed.engine, renewed.control))
@@ -341,16 +304,19 @@ class _Daemon:
 
     async def _drain_and_stop(self, loading: asyncio.Future[Runtime]) -> None:
         """Let requests finish, then stop what translates. Health answers "draining" all the while."""
+        self._notifier.stopping("draining")
         hurry = asyncio.ensure_future(self._told_to_hurry.wait())
-        if self._lifecycle.is_ready and self._settings.drain_grace_s:
+        if self._lifecycle.is_ready and self._settings.drain_grace_s and not self._listeners.are_inherited:
             self._lifecycle.leave()
             logger.info("leaving: serving on for %g s", self._settings.drain_grace_s)
             await _first_of(hurry, timeout_s=self._settings.drain_grace_s)
         deadline_s = time.monotonic() + self._settings.drain_timeout_s
+        if self._listeners.are_inherited:
+            await self._hand_over(deadline_s)
         self._lifecycle.drain()
         logger.info("draining: %d requests in flight", self._lifecycle.num_in_flight)
         idle = asyncio.ensure_future(self._lifecycle.wait_idle())
-        await _first_of(idle, hurry, timeout_s=self._settings.drain_timeout_s)
+        await _first_of(idle, hurry, timeout_s=max(0.0, deadline_s - time.monotonic()))
         if not idle.done():
             logger.warning("giving up on %d requests in flight", self._lifecycle.num_in_flight)
         is_hurried = hurry.done()
@@ -361,6 +327,18 @@ class _Daemon:
             timeout_s = 0.0 if is_hurried else max(SHORTEST_STOP_S, deadline_s - time.monotonic())
             await asyncio.to_thread((self._runtime or loading.result()).stop, timeout_s)
         logger.info("stopped")
+
+    async def _hand_over(self, deadline_s: float) -> None:
+        """Accept nothing more, and answer whoever has been accepted; the socket's queue waits for the next daemon."""
+        await self._server.stop_accepting(self._listeners.sockets)
+        self._lifecycle.hand_over()
+        logger.info("handing over the socket: %d requests in flight", self._lifecycle.num_in_flight)
+        first_request_s = time.monotonic() + FIRST_REQUEST_S
+        while self._server.has_connections and not self._told_to_hurry.is_set():
+            now_s = time.monotonic()
+            if now_s >= deadline_s or (now_s >= first_request_s and not self._lifecycle.num_in_flight):
+                break
+            await asyncio.sleep(POLL_S)
 
     def _on_signal(self) -> None:
         """First: drain. Second: hurry, and leave a third to the system."""

@@ -23,6 +23,7 @@ from dynhat_runtime.decoding.beam_search import BeamOptions, SearchCancelledErro
 from dynhat_runtime.decoding.canary import CANARIES
 from dynhat_runtime.decoding.output_guard import FAULTS
 from dynhat_runtime.decoding.translator import SentenceTranslation, Translator
+from dynhat_runtime.decoding_progress import DecodingProgress, WorkInHand
 from dynhat_runtime.errors import EngineStoppedError
 from dynhat_runtime.governor.request_choice import MAX_BATCH_SENTENCES
 from dynhat_runtime.model.checkpoint import Bundle
@@ -85,6 +86,7 @@ class TranslationEngine:
         self._observer_complained = False
         self._lock = threading.Condition()
         self._queue = RequestQueue(queue_limits or QueueLimits())
+        self._work = WorkInHand()
         self._canary_waits = False
         self._stopping = False
         self._aborting = False
@@ -166,6 +168,11 @@ class TranslationEngine:
         """Requests translated once more because their output was degenerate, by its fault."""
         return {fault: self.tallies.guard_retries[fault] for fault in FAULTS}
 
+    @property
+    def progress(self) -> DecodingProgress:
+        """What the worker is at, and when it last got on. Waits for no lock: it is asked when something is stuck."""
+        return self._work.progress(is_busy=bool(self._queue), part_lengths=self._translator.part_lengths)
+
     def count_src_tokens(self, texts: Sequence[str]) -> list[tuple[int, ...]]:
         """Per text, the length in tokens with eos of everything that `submit` would have decoded at once."""
         return [
@@ -239,6 +246,8 @@ class TranslationEngine:
         )
         with self._lock:
             self._check_open()
+            if not self._queue:
+                self._work.advance()
             self._queue.add(request)
             self._lock.notify()
         request.future.add_done_callback(lambda _: self._withdraw(request))
@@ -399,9 +408,14 @@ class TranslationEngine:
         """Translate one batch, and time it."""
         options = BeamOptions(beam_size=beam_size, length_penalty=self._length_penalty)
         began_s = time.monotonic()
-        outputs = self._translator.translate(
-            point.sub, sentences, options, num_alternatives=num_alternatives, is_cancelled=is_cancelled
-        )
+        with self._work.on(point.id, sentences):
+            outputs = self._translator.translate(
+                point.sub,
+                sentences,
+                options,
+                num_alternatives=num_alternatives,
+                is_cancelled=self._work.advancing(is_cancelled),
+            )
         ended_s = time.monotonic()
         parts = [part for output in outputs for part in output.parts]
         return outputs, Observation(

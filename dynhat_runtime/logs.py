@@ -14,6 +14,8 @@ from typing import Any, Literal, TextIO
 
 import structlog
 
+from dynhat_runtime.journal_lines import JournalFormatter, leads_to_journal
+
 LogFormat = Literal["console", "json"]
 
 _request_id: ContextVar[str | None] = ContextVar("request_id", default=None)
@@ -45,7 +47,10 @@ def configure_logging(level: str, log_format: LogFormat, stream: TextIO | None =
         stream: Where they go; None takes standard error.
     """
     handler = logging.StreamHandler(stream or sys.stderr)
-    handler.setFormatter(line_formatter(log_format))
+    if leads_to_journal(stream or sys.stderr):
+        handler.setFormatter(JournalFormatter(line_formatter(log_format, with_time=False)))
+    else:
+        handler.setFormatter(line_formatter(log_format))
     root = logging.getLogger()
     for old in list(root.handlers):
         if getattr(old, "is_dynhat", False):

@@ -180,6 +180,12 @@ class Settings(BaseSettings):
     drain_timeout_s: float = Field(
         30, ge=0, le=3600, description="time requests get to finish at shutdown, in s"
     )
+    stall_factor: float = Field(
+        10, ge=2, le=1000, description="times its predicted latency that a batch may stand still"
+    )
+    stall_floor_s: float = Field(
+        10, ge=0.1, le=3600, description="time that a batch may stand still at least, in s"
+    )
     metrics: bool = Field(True, description="whether GET /metrics answers")
     metrics_token: str | None = Field(
         None, min_length=8, description="what GET /metrics has to be asked with, without it nothing"

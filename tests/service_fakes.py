@@ -8,6 +8,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from datetime import datetime, timezone
 
+from dynhat_runtime.decoding_progress import DecodingProgress
 from dynhat_runtime.design_space import SubTransformerConfig
 from dynhat_runtime.errors import EngineOverloadedError, EngineStoppedError
 from dynhat_runtime.governor.request_choice import RequestChoice, RequestWish
@@ -116,6 +117,7 @@ class FakeEngine:
         self.tallies = EngineTallies()
         self.guard_retries = {"repetition": 0, "empty": 0}
         self.retries_within_ms: list[float | None] = []
+        self.progress = DecodingProgress(is_busy=False, advanced_s=0.0)
         self.asked: list[dict[str, object]] = []
         self._worker = ThreadPoolExecutor(1)
 

@@ -9,8 +9,9 @@ from pathlib import Path
 
 import pytest
 
-from dynhat_runtime.daemon import open_listener, run
+from dynhat_runtime.daemon import run
 from dynhat_runtime.errors import SettingsError
+from dynhat_runtime.listeners import open_listener
 from dynhat_runtime.settings import load_settings
 from tests.daemon_process import PATIENCE_S, Process, until
 

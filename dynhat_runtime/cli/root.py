@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import logging
+import sys
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -10,6 +12,7 @@ from typer.core import TyperGroup
 
 from dynhat_runtime import __version__
 from dynhat_runtime.errors import DynhatError, SettingsError
+from dynhat_runtime.journal_lines import leads_to_journal, with_priority
 
 INTERRUPTED = 130
 """Exit status after Ctrl-C, as shells have it."""
@@ -23,10 +26,15 @@ class _Commands(TyperGroup):
         try:
             return super().invoke(ctx)
         except DynhatError as error:
-            typer.echo(f"dynhat: error: {error}", err=True)
+            typer.echo(_for_stderr(f"dynhat: error: {error}"), err=True)
             raise typer.Exit(error.exit_code) from None
         except KeyboardInterrupt:
             raise typer.Exit(INTERRUPTED) from None
+
+
+def _for_stderr(line: str) -> str:
+    """An error's line; in systemd's journal it is one of the priority error."""
+    return with_priority(line, logging.ERROR) if leads_to_journal(sys.stderr) else line
 
 
 app = typer.Typer(

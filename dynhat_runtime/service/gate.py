@@ -116,8 +116,8 @@ class Gate:
         return template if template in self._paths else OTHER_PATH
 
     def _complete_headers(self, path: str, headers: MutableHeaders) -> None:
-        """Add what every answer carries: the point on the translating paths, a farewell while draining."""
+        """Add what every answer carries: the point on the translating paths, a farewell at the end."""
         if path in POINT_PATHS:
             headers.setdefault(POINT_HEADER, self._lifecycle.active_point_id)
-        if self._lifecycle.phase == "draining":
+        if self._lifecycle.closes_connections:
             headers["Connection"] = "close"

@@ -43,6 +43,7 @@ class Lifecycle:
         self.is_stuck = False
         """Work does not get on; whoever watches it says so."""
         self._serving: Serving | None = None
+        self._is_handing_over = False
         self._idle = asyncio.Event()
         self._idle.set()
         self._ending = asyncio.Event()
@@ -88,6 +89,16 @@ class Lifecycle:
         """Loading failed."""
         self.phase = "error"
 
+    @property
+    def closes_connections(self) -> bool:
+        """Whether every answer is the last on its connection."""
+        return self.phase == "draining" or self._is_handing_over
+
+    def hand_over(self) -> None:
+        """Somebody else takes the connections to come; those there are get the answer they wait for, and no more."""
+        self._is_handing_over = True
+        self._ending.set()
+
     def leave(self) -> None:
         """Serve on, but be ready no more."""
         if self.phase == "ok":
@@ -115,7 +126,7 @@ class Lifecycle:
         await self._idle.wait()
 
     async def wait_drained(self, timeout_s: float) -> bool:
-        """Whether the daemon drains; waits for it so long. For answers that have no end of their own."""
+        """Whether the daemon drains or hands over; waits for it so long. For answers that have no end of their own."""
         try:
             await asyncio.wait_for(self._ending.wait(), timeout_s)
         except asyncio.TimeoutError:

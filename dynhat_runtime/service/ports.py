@@ -7,6 +7,7 @@ from concurrent.futures import Future
 from datetime import datetime
 from typing import Any, Literal, Protocol
 
+from dynhat_runtime.decoding_progress import DecodingProgress
 from dynhat_runtime.governor.request_choice import RequestChoice, RequestWish
 from dynhat_runtime.operating_point import OperatingPointTable
 from dynhat_runtime.queue_load import Priority, QueueLoad
@@ -82,6 +83,10 @@ class EnginePort(Protocol):
     @property
     def queue_depth(self) -> int:
         """Sentences waiting."""
+
+    @property
+    def progress(self) -> DecodingProgress:
+        """What it is at, for whoever watches; answered even when it is stuck."""
 
     @property
     def queue_load(self) -> QueueLoad:
