@@ -7,7 +7,7 @@ from collections.abc import Callable
 from fastapi import FastAPI
 
 from dynhat_runtime import __version__
-from dynhat_runtime.service import error_answers, libretranslate, operations, promised, trace
+from dynhat_runtime.service import error_answers, libretranslate, operations, promised, trace, web_page
 from dynhat_runtime.service.gate import Gate
 from dynhat_runtime.service.lifecycle import Lifecycle
 from dynhat_runtime.service.limits import RequestLimits
@@ -39,5 +39,7 @@ def create_app(
     app.include_router(promised.router(lifecycle, limits, metrics))
     app.include_router(operations.router(lifecycle, metrics))
     app.include_router(trace.router(recorder))
-    app.add_middleware(Gate, lifecycle=lifecycle, metrics=metrics, paths=frozenset(("/", *operations.PATHS)))
+    app.include_router(web_page.router(operations.PATHS))
+    paths = frozenset((*operations.PATHS, *web_page.PATHS))
+    app.add_middleware(Gate, lifecycle=lifecycle, metrics=metrics, paths=paths)
     return app

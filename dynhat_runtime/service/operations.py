@@ -11,7 +11,6 @@ from fastapi import APIRouter, Request
 from fastapi.responses import JSONResponse, Response
 from starlette.concurrency import run_in_threadpool
 
-from dynhat_runtime import __version__
 from dynhat_runtime.errors import RequestError
 from dynhat_runtime.operating_point import OperatingPointTable
 from dynhat_runtime.service.bodies import read_json_object
@@ -52,11 +51,6 @@ DEFAULT_DECISIONS, MAX_DECISIONS = 20, 256
 def router(lifecycle: Lifecycle, metrics: Metrics) -> APIRouter:
     """The operational routes."""
     routes = APIRouter(tags=["operation"])
-
-    @routes.get("/")
-    async def get_root() -> dict[str, Any]:
-        """Name, version, and where to go from here."""
-        return {"name": "dynhat-runtime", "version": __version__, "paths": list(PATHS)}
 
     @routes.get("/health", response_model=HealthAnswer, responses={503: {"model": HealthAnswer}})
     async def get_health() -> JSONResponse:
