@@ -28,6 +28,7 @@ export function drawPoint(svg, history, nowS, spanS) {
   const parts = [...axes(frame)];
   if (budgetMs !== null) parts.push(...budgetLine(frame, budgetMs));
   parts.push(...gaps(frame, samples), ...steps(frame, samples), ...names(frame, samples));
+  if (budgetMs !== null) parts.push(budgetName(frame, budgetMs));
   svg.replaceChildren(...parts);
   svg.setAttribute("aria-label", describePoint(history, samples, fromS, spanS));
 }
@@ -90,7 +91,7 @@ function frameOf(svg, fromS, nowS, topMs) {
 /** Horizontal lines with milliseconds, then the times below. */
 function axes(frame) {
   const parts = [];
-  const step = niceStep(frame.topMs / 3);
+  const step = niceStep(frame.topMs / 4);
   for (let ms = 0; ms <= frame.topMs; ms += step) {
     const y = frame.y(ms);
     parts.push(
@@ -132,12 +133,12 @@ function budgetLine(frame, budgetMs) {
       height: Math.max(frame.bottom - y, 0),
     }),
     draw("line", { class: "budget", x1: frame.left, x2: frame.right, y1: y, y2: y }),
-    draw(
-      "text",
-      { class: "budget-text", x: frame.right - 4, y: y - 5, "text-anchor": "end" },
-      `budget ${milliseconds(budgetMs)}`,
-    ),
   ];
+}
+
+function budgetName(frame, budgetMs) {
+  const place = { class: "budget-text", x: frame.left + 6, y: frame.y(budgetMs) - 6 };
+  return draw("text", place, `budget ${milliseconds(budgetMs)}`);
 }
 
 /** [sample, end of its validity in s] for each sample that something is known of. */
@@ -172,24 +173,34 @@ function gaps(frame, samples) {
     });
 }
 
-/** The name of each point above the time in which it was active, where there is room for it. */
+/** The name of each point above the time in which it was active, where there is room for it; the last one always. */
 function names(frame, samples) {
+  const parts = [];
+  let freeTo = frame.right;
+  const runs = activeRuns(frame, samples);
+  for (const [index, run] of [...runs.entries()].reverse()) {
+    const from = frame.x(run.fromS);
+    if (index > 0) parts.push(draw("line", { class: "switch", x1: from, x2: from, y1: 4, y2: frame.bottom }));
+    const width = run.pointId.length * CHAR_PX;
+    const isLast = index === runs.length - 1;
+    const x = isLast ? Math.min(from + 4, frame.right - width) : from + 4;
+    if (isLast || x + width < Math.min(frame.x(run.untilS), freeTo)) {
+      parts.push(draw("text", { class: "name", x, y: 13 }, run.pointId));
+      freeTo = x - 4;
+    }
+  }
+  return parts.reverse();
+}
+
+/** From when to when which point was active. */
+function activeRuns(frame, samples) {
   const runs = [];
   for (const [sample, untilS] of stretches(samples, frame.nowS)) {
     const last = runs.at(-1);
     if (last && last.pointId === sample.pointId) last.untilS = untilS;
     else if (untilS > sample.atS) runs.push({ pointId: sample.pointId, fromS: sample.atS, untilS });
   }
-  const parts = [];
-  for (const [index, run] of runs.entries()) {
-    if (run.pointId === null) continue;
-    const [from, until] = [frame.x(run.fromS), frame.x(run.untilS)];
-    if (index > 0) parts.push(draw("line", { class: "switch", x1: from, x2: from, y1: 4, y2: frame.bottom }));
-    if (until - from > run.pointId.length * CHAR_PX + 6) {
-      parts.push(draw("text", { class: "name", x: from + 4, y: 13 }, run.pointId));
-    }
-  }
-  return parts;
+  return runs.filter((run) => run.pointId !== null);
 }
 
 function middleText(frame, text) {

@@ -89,7 +89,7 @@ function refusal(response, answer) {
   const said = sentence(answer?.error ?? answer?.message ?? `${status} ${response.statusText}`);
   const seconds = Number.parseInt(response.headers.get("Retry-After") ?? "", 10);
   const retryAfterS = Number.isNaN(seconds) ? null : seconds;
-  const later = retryAfterS === null ? "" : ` Try again in ${retryAfterS} s.`;
+  const later = retryAfterS === null || /again in/.test(said) ? "" : ` Try again in ${retryAfterS} s.`;
   let words = said;
   if (status === 401 || status === 403) words = `The daemon wants an API key. ${said}`;
   else if (status === 413) words = `That is more than the daemon takes at once. ${said}`;

@@ -83,25 +83,29 @@ function showPoints(decision, activeId) {
 }
 
 function pointRow(pointId) {
-  const name = make("th", "", make("strong", "", pointId), make("span", "active-mark"), make("span", "why-not small"));
+  const name = make("th", "", make("strong", "", pointId), " ", make("span", "active-mark"));
   name.scope = "row";
   const bar = make("span", "bar", make("span"));
   bar.setAttribute("aria-hidden", "true");
-  const row = make("tr", "", name, make("td", "number", make("span"), bar), make("td", "number"), make("td", "number"));
+  const figures = [make("td", "number", make("span"), bar), make("td", "number"), make("td", "number")];
+  const row = make("tr", "", name, ...figures, make("td", "why-not small"));
   row.dataset.point = pointId;
+  // Said in so many words, since the narrow layout is none of a table.
+  row.setAttribute("role", "row");
+  for (const cell of row.cells) cell.setAttribute("role", cell === name ? "rowheader" : "cell");
   return row;
 }
 
 function fillRow(row, candidate, decision, isActive) {
-  const [name, predicted, inTime, bleu] = row.cells;
+  const [name, predicted, inTime, bleu, whyNot] = row.cells;
   row.classList.toggle("is-active", isActive);
   row.classList.toggle("is-out", !candidate.fits);
   say(name.querySelector(".active-mark"), isActive ? "active" : "");
-  say(name.querySelector(".why-not"), candidate.why_not ?? "");
   say(predicted.firstElementChild, milliseconds(candidate.predicted_ms));
   fillBar(predicted.querySelector(".bar > span"), candidate.predicted_ms, decision.latency_budget_ms);
   say(inTime, percent(candidate.probability_met));
   say(bleu, candidate.bleu === null ? MISSING : candidate.bleu.toFixed(1));
+  say(whyNot, candidate.why_not ?? "");
 }
 
 /** List the latest switches with their reasons, newest first. */
