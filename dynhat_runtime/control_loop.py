@@ -16,7 +16,7 @@ from statistics import median
 from typing import Literal, Protocol, runtime_checkable
 
 from dynhat_runtime.governor.decision import Decision, Mode
-from dynhat_runtime.governor.governor import Governor
+from dynhat_runtime.governor.governor import Governor, ObservationResult
 from dynhat_runtime.governor.recorder import Recorder
 from dynhat_runtime.governor.request_choice import RequestChoice, RequestWish
 from dynhat_runtime.governor.rules import GovernorRules, PolicyName
@@ -31,7 +31,7 @@ logger = logging.getLogger(__name__)
 MAX_REMEMBERED_COMPLAINTS = 32
 MAX_WAITING_OBSERVATIONS = 1024
 """Between two passes; of more the oldest are lost."""
-NUM_JUDGED_PREDICTIONS = 256
+NUM_JUDGED_PREDICTIONS, NUM_SHOWN_PREDICTIONS = 256, 32
 CANARY_INTERVAL_S = 2.0
 LOST_CANARY_S = 60.0
 """A canary that brought no observation for so long brings none."""
@@ -94,6 +94,8 @@ class ControlStatus:
     """Observations that a prediction was made for, since the start."""
     prediction_error_fraction: float | None = None
     """Median of |predicted / actual - 1| over the last 256; None before the first."""
+    latest_predictions: tuple[ObservationResult, ...] = ()
+    """The last 32 of them, oldest first."""
 
 
 class ControlLoop:
@@ -155,7 +157,7 @@ class ControlLoop:
         self._publish_lock = threading.Lock()  # held for an assignment only; guards what readers see:
         self._changes: deque[Decision] = deque(maxlen=history)
         self._latest: Decision | None = None
-        self._errors: deque[float] = deque(maxlen=NUM_JUDGED_PREDICTIONS)
+        self._judged: deque[ObservationResult] = deque(maxlen=NUM_JUDGED_PREDICTIONS)
         self._status = ControlStatus(
             active_id=engine.active_point_id,
             mode="auto",
@@ -259,8 +261,10 @@ class ControlLoop:
     def status(self) -> ControlStatus:
         """Where the loop stands."""
         with self._publish_lock:
-            status, errors = self._status, tuple(self._errors)
-        return replace(status, prediction_error_fraction=median(errors) if errors else None)
+            status, judged = self._status, tuple(self._judged)
+        error = median(abs(result.error_fraction) for result in judged) if judged else None
+        latest = judged[-NUM_SHOWN_PREDICTIONS:]
+        return replace(status, prediction_error_fraction=error, latest_predictions=latest)
 
     def decisions(self, last: int | None = None) -> tuple[Decision, ...]:
         """The last changes, oldest first, and the latest decision if that was none.
@@ -312,7 +316,7 @@ class ControlLoop:
             self._last_observed_s, self._canary_is_out = time.monotonic(), False
             if result is not None:
                 with self._publish_lock:
-                    self._errors.append(abs(result.error_fraction))
+                    self._judged.append(result)
                     self._status = replace(self._status, num_predictions=self._status.num_predictions + 1)
 
     def _run_canary(self) -> None:

@@ -11,6 +11,7 @@ from datetime import datetime, timezone
 from dynhat_runtime.decoding_progress import DecodingProgress
 from dynhat_runtime.design_space import SubTransformerConfig
 from dynhat_runtime.errors import EngineOverloadedError, EngineStoppedError
+from dynhat_runtime.governor.governor import ObservationResult
 from dynhat_runtime.governor.request_choice import RequestChoice, RequestWish
 from dynhat_runtime.operating_point import (
     DeviceDescription,
@@ -209,6 +210,7 @@ class FakeStatus:
     slow_down_factor: float = 1.25
     slow_down_std: float = 0.05
     prediction_error_fraction: float | None = 0.04
+    latest_predictions: tuple[ObservationResult, ...] = ()
 
 
 @dataclass(frozen=True)

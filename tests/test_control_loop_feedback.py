@@ -130,6 +130,19 @@ def test_predictions_are_judged(monitor: ScriptedMonitor, engine: EngineWithCana
     assert 0.0 < status.prediction_error_fraction < 0.25
 
 
+def test_the_latest_predictions_are_told(monitor: ScriptedMonitor, engine: EngineWithCanary) -> None:
+    """The status holds the last 32 predictions with what they were about, the newest at the end."""
+    loop = make_loop(monitor, engine)
+    loop.tick()
+    for number in range(40):
+        loop.observe(observation("p6", 30.0 + number / 100))
+    loop.tick()
+    told = loop.status().latest_predictions
+    assert [round(each.actual_ms, 2) for each in told] == [30.0 + number / 100 for number in range(8, 40)]
+    assert {each.observation.point_id for each in told} == {"p6"}
+    assert all(each.predicted_ms == pytest.approx(30.0, rel=0.1) for each in told)
+
+
 def test_a_missed_budget_wakes_the_loop(monitor: ScriptedMonitor, engine: EngineWithCanary) -> None:
     """Between two passes a minute apart, batches over the budget are answered; one within it wakes nothing."""
     loop = make_loop(monitor, engine, interval_s=60.0)

@@ -42,9 +42,9 @@ class Daemon:
     """`dynhat serve` on a free port. It goes by caps alone: the tiny table's latencies are made up, and a governor that
     learns would learn just that."""
 
-    def __init__(self, bundle: Path) -> None:
+    def __init__(self, bundle: Path, *options: str) -> None:
         command = [sys.executable, "-m", "dynhat_runtime", "serve", "--port", "0", "--bundle", str(bundle)]
-        command += ["--policy", "ladder"]
+        command += ["--policy", "ladder", *options]
         self.process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
         assert self.process.stderr is not None
         self.log: list[str] = []

@@ -6,6 +6,7 @@ import asyncio
 import json
 import logging
 from collections.abc import Iterator
+from dataclasses import replace
 from datetime import datetime, timedelta
 from typing import Any
 
@@ -13,6 +14,8 @@ import pytest
 from fastapi.testclient import TestClient
 
 from dynhat_runtime.errors import EngineError, EngineStoppedError
+from dynhat_runtime.governor.governor import ObservationResult
+from dynhat_runtime.observation import Observation
 from dynhat_runtime.service.app import create_app
 from dynhat_runtime.service.lifecycle import Lifecycle, Serving
 from dynhat_runtime.service.limits import RequestLimits
@@ -424,6 +427,7 @@ def test_the_active_point(client: TestClient) -> None:
         "slow_down_factor",
         "slow_down_std",
         "prediction_error_fraction",
+        "latest_predictions",
         "resources",
     }
     assert answer["active"] == client.get("/v1/operating-points").json()["points"][0]
@@ -433,6 +437,33 @@ def test_the_active_point(client: TestClient) -> None:
     assert answer["reason"] == "fits the budget of 35 ms"
     assert answer["resources"]["effective_cpus"] == 1.5
     assert answer["resources"]["temperature_celsius"] is None
+
+
+def test_the_latest_predictions(client: TestClient, lifecycle: Lifecycle) -> None:
+    """The active point comes with what the last batches were predicted to take, and what they took."""
+    batch = Observation(
+        monotonic_s=7.0,
+        point_id="p2",
+        num_sentences=3,
+        num_src_tokens=9,
+        num_tgt_tokens=8,
+        beam_size=4,
+        elapsed_ms=21.5,
+    )
+    result = ObservationResult(observation=batch, predicted_ms=20.0, is_learned=True)
+    control = lifecycle.serving.control
+    assert isinstance(control, FakeControl)
+    control.state = replace(control.state, latest_predictions=(result,))
+    assert client.get("/v1/operating-point").json()["latest_predictions"] == [
+        {
+            "monotonic_s": 7.0,
+            "point_id": "p2",
+            "num_sentences": 3,
+            "predicted_ms": 20.0,
+            "actual_ms": 21.5,
+            "is_canary": False,
+        }
+    ]
 
 
 def test_no_reading_yet(client: TestClient, lifecycle: Lifecycle, engine: FakeEngine) -> None:
@@ -545,8 +576,8 @@ def test_wrong_method(client: TestClient) -> None:
 
 
 def test_root(client: TestClient) -> None:
-    """GET / names the program and only paths that exist."""
-    answer = client.get("/").json()
+    """GET / names the program and only paths that exist to whoever asks for JSON."""
+    answer = client.get("/", headers={"Accept": "application/json"}).json()
     assert answer["name"] == "dynhat-runtime"
     finite = [path for path in answer["paths"] if path != "/v1/events"]  # which has no end
     assert all(client.get(path).status_code in (200, 405) for path in finite)

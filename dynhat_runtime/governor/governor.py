@@ -40,11 +40,16 @@ CLIMB_S = 15.0
 class ObservationResult:
     """What was expected of a batch, beside what it took."""
 
+    observation: Observation
     predicted_ms: float
     """At the lengths it turned out to have, by what was believed before it."""
-    actual_ms: float
     is_learned: bool
     """It changed the belief; False for one that began under other caps, or with another beam."""
+
+    @property
+    def actual_ms(self) -> float:
+        """What it took."""
+        return self.observation.elapsed_ms
 
     @property
     def error_fraction(self) -> float:
@@ -124,8 +129,8 @@ class Governor:
             actually_ms = forecast.observed_ms(observation.elapsed_ms, computed_ms)
             self._learn(observation, forecast, actually_ms / computed_ms)
         return ObservationResult(
+            observation=observation,
             predicted_ms=forecast.elapsed_ms(computed_ms),
-            actual_ms=observation.elapsed_ms,
             is_learned=is_learned,
         )
 

@@ -21,6 +21,7 @@ from dynhat_runtime.service import (
     operations,
     promised,
     trace,
+    web_page,
 )
 from dynhat_runtime.service.door import Door
 from dynhat_runtime.service.gate import Gate
@@ -89,6 +90,7 @@ def create_app(
     app.include_router(operations.router(lifecycle, door, metrics, terms.shows_metrics, terms.metrics_token))
     app.include_router(events.router(lifecycle, door))
     app.include_router(trace.router(recorder, door))
+    app.include_router(web_page.router(operations.PATHS))
     if terms.cors_origins:
         app.add_middleware(
             CORSMiddleware,
@@ -97,7 +99,7 @@ def create_app(
             allow_headers=["Authorization", "Content-Type", "X-API-Key", "X-Request-ID"],
             expose_headers=["X-Operating-Point", "X-Request-ID", "Retry-After"],
         )
-    paths = frozenset(("/", *operations.PATHS))
+    paths = frozenset((*operations.PATHS, *web_page.PATHS))
     app.add_middleware(Gate, lifecycle=lifecycle, metrics=metrics, paths=paths, spans=spans)
     if terms.url_prefix:
         app.add_middleware(UnderPrefix, prefix=terms.url_prefix)

@@ -12,7 +12,6 @@ from fastapi import APIRouter, HTTPException, Request
 from fastapi.responses import Response
 from starlette.concurrency import run_in_threadpool
 
-from dynhat_runtime import __version__
 from dynhat_runtime.errors import RequestError, UnauthorizedError
 from dynhat_runtime.operating_point import OperatingPointTable
 from dynhat_runtime.service import deepl, health, libretranslate
@@ -80,11 +79,6 @@ def router(
         metrics_token: What /metrics has to be asked with, as `Authorization: Bearer`; None asks for nothing.
     """
     routes = APIRouter(tags=["operation"])
-
-    @routes.get("/")
-    async def get_root() -> dict[str, Any]:
-        """Name, version, and where to go from here."""
-        return {"name": "dynhat-runtime", "version": __version__, "paths": list(PATHS)}
 
     @routes.get("/v1/operating-points", responses=NOT_READY)
     async def get_operating_points(request: Request) -> OperatingPointsAnswer:

@@ -8,6 +8,7 @@ from datetime import datetime
 from typing import Any, Literal, Protocol
 
 from dynhat_runtime.decoding_progress import DecodingProgress
+from dynhat_runtime.governor.governor import ObservationResult
 from dynhat_runtime.governor.request_choice import RequestChoice, RequestWish
 from dynhat_runtime.operating_point import OperatingPointTable
 from dynhat_runtime.queue_load import Priority, QueueLoad
@@ -174,6 +175,10 @@ class ControlStatusPort(Protocol):
     @property
     def prediction_error_fraction(self) -> float | None:
         """Median absolute error of the last predictions, as a share of what was measured; None before any."""
+
+    @property
+    def latest_predictions(self) -> Sequence[ObservationResult]:
+        """The last predictions that a batch has put to the test, oldest first."""
 
 
 class DecisionPort(Protocol):

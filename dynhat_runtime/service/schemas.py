@@ -7,6 +7,7 @@ from typing import Any, Literal
 from pydantic import BaseModel, ConfigDict
 
 from dynhat_runtime.design_space import SubTransformerConfig
+from dynhat_runtime.governor.governor import ObservationResult
 from dynhat_runtime.operating_point import LatencyMeasurement, OperatingPoint, OperatingPointTable, Precision
 from dynhat_runtime.service.ports import ControlStatusPort, Mode, Translated
 from dynhat_runtime.text.documents import TextFormat
@@ -273,6 +274,33 @@ class OperatingPointBody(BaseModel):
     """With mode pinned: the id of the point."""
 
 
+class JudgedPrediction(BaseModel):
+    """What one batch of sentences was predicted to take, and what it took."""
+
+    monotonic_s: float
+    """When it was done, by the clock of the snapshots."""
+    point_id: str
+    num_sentences: int
+    predicted_ms: float
+    """At the lengths it turned out to have."""
+    actual_ms: float
+    is_canary: bool
+    """A sentence of the daemon's own."""
+
+    @classmethod
+    def of(cls, result: ObservationResult) -> JudgedPrediction:
+        """Say it of one batch."""
+        batch = result.observation
+        return cls(
+            monotonic_s=batch.monotonic_s,
+            point_id=batch.point_id,
+            num_sentences=batch.num_sentences,
+            predicted_ms=round(result.predicted_ms, 3),
+            actual_ms=round(result.actual_ms, 3),
+            is_canary=batch.is_canary,
+        )
+
+
 class OperatingPointAnswer(BaseModel):
     """GET and PUT /v1/operating-point."""
 
@@ -289,6 +317,8 @@ class OperatingPointAnswer(BaseModel):
     slow_down_std: float | None
     prediction_error_fraction: float | None
     """Median absolute error of the last predictions; null before any."""
+    latest_predictions: list[JudgedPrediction]
+    """Oldest first."""
     resources: dict[str, Any] | None
     """The latest resource snapshot, or None before the first."""
 
@@ -307,5 +337,6 @@ class OperatingPointAnswer(BaseModel):
             slow_down_factor=status.slow_down_factor,
             slow_down_std=status.slow_down_std,
             prediction_error_fraction=status.prediction_error_fraction,
+            latest_predictions=[JudgedPrediction.of(result) for result in status.latest_predictions],
             resources=None if status.snapshot is None else status.snapshot.as_dict(),
         )
