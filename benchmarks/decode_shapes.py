@@ -21,7 +21,7 @@ from dynhat_runtime.model.decodable import DecodableSuper, for_decoding
 from dynhat_runtime.model.sub_transformer import SubTransformer
 from dynhat_runtime.model.super_transformer import SuperTransformer, SuperTransformerSpec
 from dynhat_runtime.offline.export_ctranslate2 import Vocabulary, why_not
-from dynhat_runtime.offline.profile import NamedConfig
+from dynhat_runtime.offline.point_files import NamedConfig
 from dynhat_runtime.operating_point import Precision
 
 PAPER_SPACE = "paper-wmt14-ende"
