@@ -14,7 +14,7 @@ import torch
 from dynhat_runtime.decoding.beam_search import BeamOptions, beam_search
 from dynhat_runtime.errors import NativeUnavailableError
 from dynhat_runtime.model.checkpoint import Bundle
-from dynhat_runtime.model.decodable import for_decoding, points_for_decoding
+from dynhat_runtime.model.decodable import PointCutter, for_decoding
 from dynhat_runtime.model.native_network import NativeSubTransformer, NativeSuperTransformer
 from dynhat_runtime.model.sub_transformer import SubTransformer
 from dynhat_runtime.model.super_transformer import SuperTransformer
@@ -69,19 +69,19 @@ def tiny() -> SuperTransformer:
 def test_falls_back(tiny: SuperTransformer, caplog: pytest.LogCaptureFixture) -> None:
     """Without the library PyTorch decodes, and one warning names the remedy; int8 is refused, not ignored."""
     with caplog.at_level(logging.WARNING):
-        assert isinstance(for_decoding(tiny), SuperTransformer)
+        assert isinstance(for_decoding(tiny).by_precision["fp32"], SuperTransformer)
     (record,) = caplog.records
     assert "falls back to PyTorch" in record.getMessage()
     assert "python -m dynhat_runtime.native.build" in record.getMessage()
     with pytest.raises(NativeUnavailableError):
-        for_decoding(tiny, "int8")
+        for_decoding(tiny, ("int8",))
 
 
 @pytest.mark.usefixtures("no_library")
 def test_points_fall_back(tiny_bundle: Bundle) -> None:
     """Without the library every point of a table is served by PyTorch, int8 or not."""
     points = [point.model_copy(update={"precision": "int8"}) for point in tiny_bundle.table()]
-    subs = points_for_decoding(tiny_bundle.super_transformer(), points)
+    subs = PointCutter(tiny_bundle.super_transformer).cut_out(points)
     assert subs.keys() == {point.id for point in points}
     assert all(isinstance(sub, SubTransformer) for sub in subs.values())
 
@@ -91,7 +91,7 @@ def test_points_get_what_they_name(tiny_bundle: Bundle) -> None:
     native_library()
     first, *others = tiny_bundle.table()
     points = [first.model_copy(update={"precision": "int8", "num_threads": 2}), *others]
-    subs = points_for_decoding(tiny_bundle.super_transformer(), points)
+    subs = PointCutter(tiny_bundle.super_transformer).cut_out(points)
     networks = [sub._point.network for sub in subs.values() if isinstance(sub, NativeSubTransformer)]
     assert [network.output.is_int8 for network in networks] == [1] + [0] * len(others)
     assert [network.num_threads for network in networks] == [2] + [1] * len(others)
@@ -109,9 +109,9 @@ def test_other_sources(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_on_the_cpu_it_is_native(tiny: SuperTransformer) -> None:
     """Where the library is there it decodes; weights of another type stay with PyTorch."""
     native_library()
-    assert isinstance(for_decoding(tiny), NativeSuperTransformer)
+    assert isinstance(for_decoding(tiny).by_precision["fp32"], NativeSuperTransformer)
     halves = SuperTransformer(tiny.spec, {name: weight.half() for name, weight in tiny.weights.items()})
-    assert isinstance(for_decoding(halves), SuperTransformer)
+    assert isinstance(for_decoding(halves).by_precision["fp32"], SuperTransformer)
 
 
 @torch.inference_mode()
