@@ -169,7 +169,7 @@ def test_below_a_path(lifecycle: Lifecycle) -> None:
     """With a prefix everything lies below it, and nothing elsewhere."""
     client = make_client(lifecycle, url_prefix="/mt")
     assert client.get("/mt/health").json() == {"status": "ok"}
-    assert client.get("/mt").json()["name"] == "dynhat-runtime"
+    assert client.get("/mt", headers={"Accept": "application/json"}).json()["name"] == "dynhat-runtime"
     for path in ("/health", "/mtx/health", "/"):
         assert client.get(path).status_code == 404
     assert 'route="/health"' in client.get("/mt/metrics").text

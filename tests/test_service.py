@@ -403,6 +403,8 @@ def test_operating_points(client: TestClient) -> None:
     assert set(points[1]) == {
         "id",
         "latency_ms",
+        "precision",
+        "num_threads",
         "num_parameters",
         "dev_loss",
         "bleu",

@@ -233,6 +233,7 @@ class PointDescription(BaseModel):
     latency_ms: float
     """At the table's reference length, with all CPUs."""
     precision: Precision
+    num_threads: int
     num_parameters: int
     dev_loss: float | None
     bleu: float | None
