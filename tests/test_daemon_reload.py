@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
+import http.client
 import json
 import os
 import shutil
 import signal
-import socket
 import ssl
 import subprocess
 import urllib.request
@@ -237,19 +237,20 @@ def test_a_farewell_on_open_connections(start: Start) -> None:
     process.line("ready: ")
     thread, answers = process.translate_meanwhile("a")
     until((process.folder / "submitted").exists)
-    host, port = process.url.removeprefix("http://").split(":")
-    with socket.create_connection((host, int(port)), timeout=PATIENCE_S) as connection:
-        ask = b"GET /v1/operating-point HTTP/1.1\r\nHost: x\r\n\r\n"
-        connection.sendall(ask)
-        assert connection.recv(65536).startswith(b"HTTP/1.1 200")
-        process.terminate()
-        process.line("draining: 1 requests")
-        connection.sendall(ask)
-        farewell = b""
-        while chunk := connection.recv(65536):  # until it is closed
-            farewell += chunk
-    assert farewell.startswith(b"HTTP/1.1 503")
-    assert b"connection: close" in farewell.lower()
+    connection = http.client.HTTPConnection(process.url.removeprefix("http://"), timeout=PATIENCE_S)
+    connection.request("GET", "/v1/operating-point")
+    answer = connection.getresponse()
+    assert (answer.status, bool(answer.read())) == (200, True)
+    assert connection.sock is not None
+    kept = connection.sock.dup()  # http.client closes its own at the farewell
+    process.terminate()
+    process.line("draining: 1 requests")
+    connection.request("GET", "/v1/operating-point")
+    answer = connection.getresponse()
+    assert (answer.status, answer.headers["Connection"]) == (503, "close")
+    assert json.loads(answer.read())["code"] == "not_ready"
+    assert kept.recv(1) == b""  # so has the daemon
+    kept.close()
     process.touch("go")
     thread.join(PATIENCE_S)
     assert answers == [(200, {"translatedText": "A"})]

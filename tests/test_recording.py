@@ -21,6 +21,7 @@ from fastapi import FastAPI
 from dynhat_runtime.errors import DaemonUnreachableError, SettingsError, TraceError
 from dynhat_runtime.recording import Recorded, TraceRecording
 from dynhat_runtime.service import trace
+from dynhat_runtime.service.door import Door
 from dynhat_runtime.trace import MAX_PAGE_EVENTS, Gap
 from dynhat_runtime.trace_file import TraceFile
 from dynhat_runtime.trace_ring import TraceRing
@@ -35,7 +36,7 @@ class Served:
     def __init__(self, ring: TraceRing) -> None:
         self.ring = ring
         app = FastAPI()
-        app.include_router(trace.router(lambda: self.ring))
+        app.include_router(trace.router(lambda: self.ring, Door()))
         self._listener = socket.create_server(("127.0.0.1", 0))
         self.url = f"http://127.0.0.1:{self._listener.getsockname()[1]}"
         self._server = uvicorn.Server(uvicorn.Config(app, log_config=None, lifespan="off"))

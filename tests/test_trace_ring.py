@@ -15,6 +15,7 @@ from dynhat_runtime.governor.governor import Governor
 from dynhat_runtime.governor.rules import GovernorRules
 from dynhat_runtime.resource_snapshot import ResourceSnapshot
 from dynhat_runtime.service import error_answers, trace
+from dynhat_runtime.service.door import Door
 from dynhat_runtime.service.trace import TracePort
 from dynhat_runtime.trace import MAX_PAGE_EVENTS, TableIdentity, TraceHeader, parse_line
 from dynhat_runtime.trace_ring import TraceRing, header_of
@@ -129,7 +130,7 @@ def client(ring: TracePort | None) -> TestClient:
     """The route alone."""
     app = FastAPI()
     error_answers.install(app)
-    app.include_router(trace.router(lambda: ring))
+    app.include_router(trace.router(lambda: ring, Door()))
     return TestClient(app)
 
 
