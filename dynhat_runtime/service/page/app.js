@@ -38,7 +38,6 @@ async function run() {
       await poll();
       setState("ok");
     } catch (error) {
-      if (!(error instanceof DaemonError)) throw error;
       isKnown = false;
       waitMs = Math.max(RETRY_MS, (error.retryAfterS ?? 0) * 1000);
       history.addGap();
@@ -106,7 +105,10 @@ function announce(status) {
 
 /** Say why there is nothing to show. */
 async function explain(error) {
-  if (error.wantsKey) {
+  if (!(error instanceof DaemonError)) {
+    console.error(error);
+    setState("error", "The daemon answers what this page does not understand: reload it");
+  } else if (error.wantsKey) {
     wantKey(error);
   } else if (error.status === 503) {
     setState(await phase());
