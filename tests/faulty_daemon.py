@@ -12,6 +12,7 @@ import sys
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 from dynhat_runtime import daemon
 from dynhat_runtime.decoding.beam_search import BeamOptions
@@ -34,6 +35,7 @@ class FaultyTranslator(Translator):
         options: BeamOptions,
         *,
         is_cancelled: Callable[[], bool] = lambda: False,
+        **more: Any,
     ) -> list[SentenceTranslation]:
         """Translate, late or never."""
         Path(os.environ["STATE_DIRECTORY"], "begun").touch()
@@ -41,7 +43,7 @@ class FaultyTranslator(Translator):
         for _ in range(NUM_SLOW_STEPS if (FOLDER / "slow").exists() else 0):
             is_cancelled()
             time.sleep(SLOW_STEP_S)
-        return super().translate(sub, sentences, options, is_cancelled=is_cancelled)
+        return super().translate(sub, sentences, options, is_cancelled=is_cancelled, **more)
 
 
 def _while_there(name: str) -> None:

@@ -30,7 +30,7 @@ def test_int8_is_served(tiny_bundle: Bundle) -> None:
     native_library()
     engine = TranslationEngine.load(tiny_bundle, int8_beside(tiny_bundle.table()), beam_size=2)
     assert engine.refused == {}
-    networks = {point_id: point.sub for point_id, point in engine._points.items()}
+    networks = {point_id: point.sub for point_id, point in engine._points.by_id.items()}
     assert isinstance(networks["large-int8"], NativeSubTransformer)
     assert isinstance(networks["large"], NativeSubTransformer)
     src_BS = torch.tensor([[7, 8, 9, 2]])

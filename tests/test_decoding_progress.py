@@ -6,6 +6,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future
+from typing import Any
 
 import pytest
 
@@ -52,6 +53,7 @@ class HeldTranslator(Translator):
         options: BeamOptions,
         *,
         is_cancelled: Callable[[], bool] = lambda: False,
+        **more: Any,
     ) -> list[SentenceTranslation]:
         """Translate, a step at a time."""
 
@@ -60,7 +62,7 @@ class HeldTranslator(Translator):
             self.allowed.acquire()
             return is_cancelled()
 
-        return super().translate(sub, sentences, options, is_cancelled=ask)  # type: ignore[arg-type]
+        return super().translate(sub, sentences, options, is_cancelled=ask, **more)  # type: ignore[arg-type]
 
 
 @pytest.fixture

@@ -335,8 +335,8 @@ def test_a_daemon_with_too_much_to_do(chromium: Chromium) -> None:
         chromium.until_text("#languages", "English to German")
         translate(chromium, "hello")
         words = chromium.until_text("#translate-error", "too much to do")
-        assert "The queue is full: 512 sentences wait." in words
-        assert "Try again in 1 s." in words
+        assert "The queue is full: 256 requests wait." in words
+        assert "Try again in 3 s." in words
 
 
 def test_markup_stays_text(chromium: Chromium) -> None:

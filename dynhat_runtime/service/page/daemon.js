@@ -93,7 +93,7 @@ function refusal(response, answer) {
   let words = said;
   if (status === 401 || status === 403) words = `The daemon wants an API key. ${said}`;
   else if (status === 413) words = `That is more than the daemon takes at once. ${said}`;
-  else if (status === 429) words = `The daemon has too much to do. ${said}${later}`;
+  else if (status === 429 || answer?.code === "queue_full") words = `The daemon has too much to do. ${said}${later}`;
   else if (status === 503) words = `The daemon takes no request now. ${said}${later}`;
   else if (status >= 500) words = `Something went wrong in the daemon. ${said}`;
   return new DaemonError(words, { status, retryAfterS, answer });
