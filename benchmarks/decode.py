@@ -9,6 +9,7 @@ from __future__ import annotations
 import argparse
 import importlib
 import json
+import math
 import os
 import shlex
 import signal
@@ -31,7 +32,6 @@ if TYPE_CHECKING:
     from benchmarks.report import Environment
     from dynhat_runtime.model.checkpoint import Bundle
 
-BEGAN_S = time.monotonic()
 LATENCY = "latency"
 SECTIONS = {
     LATENCY: "single sentences, both engines in turns, with ratio, floor and eager baseline",
@@ -44,7 +44,7 @@ SECTIONS = {
 LENGTHS, BEAMS = (10, 30, 60), (1, 4)
 QUICK_LENGTHS = (30,)
 QUICK_S = 34.0
-"""From process start until --quick begins no further row: it has to end within 50 s."""
+"""From its begin until --quick begins no further row: it has to end within 50 s."""
 REPORT = "decode"
 
 
@@ -148,6 +148,7 @@ def run(asked: argparse.Namespace, command: str) -> int:
         DynhatError: The bundle cannot be used.
         BenchmarkError: It could not be measured, or the report cannot be written.
     """
+    until_s = time.monotonic() + QUICK_S if asked.quick else math.inf
     # Imported here: torch takes seconds, and help should not.
     from benchmarks.decode_engines import check_ctranslate2
     from benchmarks.decode_floor import Roof
@@ -166,7 +167,7 @@ def run(asked: argparse.Namespace, command: str) -> int:
     try:
         for name in asked.sections:
             if name == LATENCY:
-                _measure_latency(asked, shapes, roof, environment, version, finished)
+                _measure_latency(asked, shapes, roof, environment, version, finished, until_s)
             else:
                 finished.results.append(_measure_section(name, bundle, asked.quick))
     except KeyboardInterrupt:
@@ -208,8 +209,9 @@ def _measure_latency(
     environment: Environment,
     ctranslate2_version: str,
     finished: _Finished,
+    until_s: float,
 ) -> None:
-    """Fill `finished` with rows as they come."""
+    """Fill `finished` with rows as they come; begin none after `until_s` on the monotonic clock."""
     from benchmarks.decode_engines import Engines
     from benchmarks.decode_latency import Effort, RowFile, measure_rows
 
@@ -231,11 +233,14 @@ def _measure_latency(
         },
     )
     missing = [case for case in cases if kept.row_of(case) is None]
-    is_time_up: Callable[[], bool] = lambda: asked.quick and time.monotonic() - BEGAN_S > QUICK_S  # noqa: E731
     try:
         with tempfile.TemporaryDirectory(prefix="dynhat-decode-") as folder:
             rows = measure_rows(
-                missing, lambda name: Engines(shapes[name], Path(folder)), roof, effort, is_time_up
+                missing,
+                lambda name: Engines(shapes[name], Path(folder)),
+                roof,
+                effort,
+                lambda: time.monotonic() > until_s,
             )
             for number, row in enumerate(rows, start=1):
                 kept.add(row)

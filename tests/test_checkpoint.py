@@ -18,6 +18,7 @@ from dynhat_runtime.model.checkpoint import (
     WEIGHTS,
     Bundle,
     FileRecord,
+    write_bundle,
 )
 from dynhat_runtime.model.super_transformer import SuperTransformer
 
@@ -60,12 +61,19 @@ def test_what_is_loaded_is_what_was_checked(copy: Path) -> None:
     assert len(opened.text_file(SENTENCEPIECE_MODEL)) == opened.manifest.files[SENTENCEPIECE_MODEL].size_bytes
 
 
-def test_loaded_weights_are_not_the_files(copy: Path) -> None:
-    """Loaded weights live in memory of their own: changing them changes neither the file nor the next load."""
-    opened = Bundle.open(copy)
+@pytest.mark.parametrize("dtype", [torch.float16, torch.float32])
+def test_loaded_weights_are_not_the_files(tiny_bundle: Bundle, tmp_path: Path, dtype: torch.dtype) -> None:
+    """Loaded weights live in memory of their own, whatever the precision at rest: changing them changes neither the
+    file nor the next load."""
+    write_bundle(
+        tmp_path, name="tiny", languages=("en", "de"), spec=tiny_bundle.spec,
+        weights=tiny_bundle.super_transformer().weights, training_record={}, max_src_tokens=20, dtype=dtype,
+        text_files={SENTENCEPIECE_MODEL: tiny_bundle.text_file(SENTENCEPIECE_MODEL)},
+    )  # fmt: skip
+    opened = Bundle.open(tmp_path)
     opened.super_transformer().weights["encoder.embedding"].zero_()
     assert opened.super_transformer().weights["encoder.embedding"].abs().sum() > 0
-    Bundle.open(copy)
+    Bundle.open(tmp_path)
 
 
 @pytest.mark.parametrize(
