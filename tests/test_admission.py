@@ -170,6 +170,8 @@ def test_below_a_path(lifecycle: Lifecycle) -> None:
     client = make_client(lifecycle, url_prefix="/mt")
     assert client.get("/mt/health").json() == {"status": "ok"}
     assert client.get("/mt", headers={"Accept": "application/json"}).json()["name"] == "dynhat-runtime"
+    moved = client.get("/mt", follow_redirects=False)
+    assert (moved.status_code, moved.headers["location"]) == (308, "/mt/")
     for path in ("/health", "/mtx/health", "/"):
         assert client.get(path).status_code == 404
     assert 'route="/health"' in client.get("/mt/metrics").text

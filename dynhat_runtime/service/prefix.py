@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from starlette.responses import RedirectResponse
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from dynhat_runtime.service.error_answers import error_answer
@@ -25,5 +26,8 @@ class UnderPrefix:
             answer = error_answer(404, f"no such path {path!r}: all paths lie below {self._prefix}")
             await answer(scope, receive, send)
             return
-        inner = path[len(self._prefix) :] or "/"
+        if path == self._prefix:  # a page's relative addresses need the slash; permanent, and with the method kept
+            await RedirectResponse(f"{self._prefix}/", 308)(scope, receive, send)
+            return
+        inner = path[len(self._prefix) :]
         await self._app({**scope, "path": inner, "raw_path": inner.encode()}, receive, send)
