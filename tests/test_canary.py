@@ -60,23 +60,23 @@ def test_a_broken_point_is_refused_and_named(
     bundle, table = _with_noise(shipped, tmp_path, "decoder.5.")
     with caplog.at_level(logging.WARNING):
         engine = TranslationEngine.load(bundle, table)
-    assert list(engine.refused) == ["l6"]
-    assert "canary sentence" in engine.refused["l6"]
-    assert [point.id for point in engine.table] == [point.id for point in table if point.id != "l6"]
-    assert any("operating point l6 is refused" in record.getMessage() for record in caplog.records)
+    assert list(engine.refused) == ["l6-int8"]
+    assert "canary sentence" in engine.refused["l6-int8"]
+    assert [point.id for point in engine.table] == [point.id for point in table if point.id != "l6-int8"]
+    assert any("operating point l6-int8 is refused" in record.getMessage() for record in caplog.records)
     engine.start()
     try:
         (translated,) = engine.submit(["Good morning."]).result(PATIENCE_S)
     finally:
         engine.stop(PATIENCE_S)
     assert translated.text == "Guten Morgen."
-    assert translated.operating_point == engine.table.best.id == "l5"
+    assert translated.operating_point == engine.table.best.id == "l5-int8"
 
 
 def test_nothing_left(shipped: Bundle, tmp_path: Path) -> None:
     """Where every point is refused, loading fails in one line that names one, what it said, and the remedy."""
     bundle, table = _with_noise(shipped, tmp_path, "decoder.0.")
-    with pytest.raises(BundleError, match=r"all 9 operating points were refused \(.*restore the bundle"):
+    with pytest.raises(BundleError, match=r"all 8 operating points were refused \(.*restore the bundle"):
         TranslationEngine.load(bundle, table)
 
 

@@ -79,4 +79,4 @@ def test_half_a_quota_takes_at_most_two_switches(seed: int, noise: float) -> Non
     served = loop.run(20.0, HALF_A_CPU)
     assert len(loop.switched) <= 2
     assert loop.over_budget_fraction(served) <= 0.05
-    assert loop.governor.active_id not in {"l1-narrow", "l2-a", "l2-b"}
+    assert loop.governor.active_id not in {"l1-narrow-int8", "l2-a-int8"}

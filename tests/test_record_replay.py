@@ -65,7 +65,7 @@ def trace(tmp_path_factory: pytest.TempPathFactory) -> Path:
             for _ in range(3):
                 daemon.send("POST", "/translate", {"q": TEXT, "source": "en", "target": "de"})
             time.sleep(0.6)
-        daemon.send("PUT", "/v1/operating-point", {"mode": "pinned", "point": "l2"})
+        daemon.send("PUT", "/v1/operating-point", {"mode": "pinned", "point": "l2-int8"})
         time.sleep(0.3)
         daemon.send("PUT", "/v1/operating-point", {"mode": "auto"})
         time.sleep(0.6)
@@ -93,7 +93,7 @@ def test_it_replays_to_the_same_switches(trace: Path, tmp_path: Path) -> None:
     assert [(each["monotonic_s"], each["point_id"], each["reason_code"]) for each in replayed] == [
         (each.monotonic_s, each.point_id, each.reason_code) for each in recorded
     ]
-    assert any(each.mode == "pinned" and each.point_id == "l2" for each in recorded)
+    assert any(each.mode == "pinned" and each.point_id == "l2-int8" for each in recorded)
 
 
 @needs_two_cpus
@@ -104,7 +104,7 @@ def test_it_shows_what_happened(trace: Path) -> None:
     seen = {each.usable_cpus for each in events if isinstance(each, ResourceSnapshot)}
     assert {1, 2} <= {len(cpus) for cpus in seen if cpus is not None}
     assert (file.flaws.num_broken, file.flaws.num_lost, file.flaws.num_unknown) == (0, 0, 0)
-    assert file.header.table.point_ids[0] == "l1-narrow"
+    assert file.header.table.point_ids[0] == "l1-narrow-int8"
 
 
 def test_no_word_of_a_user_is_in_it(trace: Path) -> None:
