@@ -26,7 +26,7 @@ class UnderPrefix:
             answer = error_answer(404, f"no such path {path!r}: all paths lie below {self._prefix}")
             await answer(scope, receive, send)
             return
-        if path == self._prefix:  # a page's relative addresses need the slash; permanent, and with the method kept
+        if path == self._prefix:  # a page's relative addresses need the slash
             await RedirectResponse(f"{self._prefix}/", 308)(scope, receive, send)
             return
         inner = path[len(self._prefix) :]
