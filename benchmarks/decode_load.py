@@ -23,6 +23,7 @@ from benchmarks.sentences import SENTENCES, sentences_of_30_words
 from dynhat_runtime.decoding.translator import Translator
 from dynhat_runtime.engine import TranslationEngine
 from dynhat_runtime.model.checkpoint import Bundle
+from dynhat_runtime.offline.point_selection import architecture_name
 from dynhat_runtime.offline.profile import busy_neighbours
 from dynhat_runtime.operating_point import Precision
 from dynhat_runtime.served_points import ServedPoints
@@ -115,12 +116,12 @@ def _engine(
     """The engine as the daemon runs it, with one point."""
     beam, threads, precision = how
     table = bundle.table()
+    (point, *_) = (point for point in table if architecture_name(point.id) == shape.name)
+    served = table.model_copy(update={"points": (point.model_copy(update={"id": shape.name}),)})
     sub = shape.stock.prepared(precision).extract(shape.config, precision, threads)
     engine = TranslationEngine(
         translator,
-        ServedPoints.of(
-            [ActivePoint(shape.name, sub)], table.model_copy(update={"points": (table[shape.name],)})
-        ),
+        ServedPoints.of([ActivePoint(shape.name, sub)], served),
         (bundle.src_lang, bundle.tgt_lang),
         beam_size=beam,
         length_penalty=bundle.manifest.length_penalty,

@@ -22,6 +22,7 @@ from dynhat_runtime.model.sub_transformer import SubTransformer
 from dynhat_runtime.model.super_transformer import SuperTransformer, SuperTransformerSpec
 from dynhat_runtime.offline.export_ctranslate2 import Vocabulary, why_not
 from dynhat_runtime.offline.point_files import NamedConfig
+from dynhat_runtime.offline.point_selection import architecture_name
 from dynhat_runtime.operating_point import Precision
 
 PAPER_SPACE = "paper-wmt14-ende"
@@ -88,7 +89,7 @@ class Shape:
     """One architecture to decode with.
 
     Attributes:
-        name: An operating point's id, or one of `PAPER_POINTS`.
+        name: An operating point's id without how it computes, or one of `PAPER_POINTS`.
         stock: What it is cut out of.
     """
 
@@ -111,7 +112,7 @@ class Shapes:
     def __init__(self, bundle: Bundle) -> None:
         self._bundle = bundle
         self._points: Mapping[str, SubTransformerConfig] = {
-            point.id: point.config.model_copy(
+            architecture_name(point.id): point.config.model_copy(
                 update={"cross_attention_spans": (1,) * point.config.num_decoder_layers}
             )
             for point in bundle.table()
