@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import re
 import signal
 import sys
@@ -12,22 +13,26 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from dynhat_runtime.model.checkpoint import shipped_bundle_path
+from dynhat_runtime.model.checkpoint import Bundle, shipped_bundle_path
 from tests.simulated_jetson import MODES, PATIENCE_S, SimulatedJetson, View, wait_until
 
-BUDGET_MS = 100.0
-"""Between what the best point takes in MAXN and in 10W, so that each mode has a point of its own."""
+BUDGET_FACTOR = math.sqrt(MODES[0].cpu_khz / MODES[1].cpu_khz)
+"""Half way between what the best point takes in MAXN and in 10W, so that each mode has a point of its own."""
 Answer = dict[str, Any]
 
 
-def write_table(folder: Path) -> Path:
-    """The shipped table as if it had been measured at the simulated board's highest clock."""
-    source = next((shipped_bundle_path() / "tables").glob("*.json"))
-    table = json.loads(source.read_text(encoding="utf-8"))
-    table["device"]["cpu_max_frequency_hz"] = MODES[0].cpu_khz * 1000.0
+def write_table(folder: Path) -> tuple[Path, float]:
+    """The shipped table as if it had been measured at the simulated board's highest clock, and a budget for it."""
+    table = Bundle.open(shipped_bundle_path()).table()
+    device = table.device.model_copy(update={"cpu_max_frequency_hz": MODES[0].cpu_khz * 1000.0})
     file = folder / "table.json"
-    file.write_text(json.dumps(table), encoding="utf-8")
-    return file
+    table.model_copy(update={"device": device}).save(file)
+    best_ms = max(
+        row.total_ms
+        for row in table.best.latencies
+        if row.num_cpus == table.device.num_cpus and row.num_src_tokens == table.reference_num_tokens
+    )
+    return file, best_ms * BUDGET_FACTOR
 
 
 class BoardDaemon:
@@ -41,9 +46,10 @@ class BoardDaemon:
         environment: Mapping[str, str] | None = None,
     ) -> None:
         self._log = board.folder / f"daemon-{time.monotonic_ns()}.log"
+        table, budget_ms = write_table(board.folder)
         command = [
             sys.executable, "-m", "dynhat_runtime", "serve", "--port", "0",
-            "--table", str(write_table(board.folder)), "--latency-budget-ms", str(BUDGET_MS),
+            "--table", str(table), "--latency-budget-ms", str(budget_ms),
         ]  # fmt: skip
         with self._log.open("w") as file:
             self._process = board.popen(
