@@ -8,14 +8,17 @@ from dataclasses import replace
 import pytest
 
 from dynhat_runtime.design_space import SubTransformerConfig
+from dynhat_runtime.errors import UnknownOperatingPointError
 from dynhat_runtime.offline.point_selection import (
     Contender,
     architecture_name,
     non_dominated,
+    point_called,
     spread,
     thin,
     with_ids,
 )
+from tests.hand_made import table, three_points
 from tests.tiny_bundle import SPACE
 
 CONFIG = SPACE.smallest()
@@ -132,3 +135,18 @@ def test_names_say_the_precision() -> None:
         "l3-b",
         "-int8",
     ]
+
+
+def test_a_point_by_the_name_of_its_architecture() -> None:
+    """An id goes first; without one of that name, the fastest point of that architecture is meant."""
+    made = table(three_points())
+    ids = ("l1-int8", "l1-int8-t2", "l2")
+    named_so = tuple(p.model_copy(update={"id": i}) for p, i in zip(made.points, ids, strict=True))
+    subject = made.model_copy(update={"points": named_so})
+    assert [point_called(subject, name).id for name in ("l1", "l1-int8-t2", "l2")] == [
+        "l1-int8",
+        "l1-int8-t2",
+        "l2",
+    ]
+    with pytest.raises(UnknownOperatingPointError, match="'l3' is unknown: choose one of l1-int8"):
+        point_called(subject, "l3")

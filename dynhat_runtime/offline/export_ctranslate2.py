@@ -25,6 +25,7 @@ from dynhat_runtime.model.checkpoint import Bundle
 from dynhat_runtime.model.elastic import LAYER_NORM_EPS, Embedding, LayerNorm, Linear
 from dynhat_runtime.model.layers import FeedForward
 from dynhat_runtime.model.sub_transformer import SubTransformer
+from dynhat_runtime.offline.point_selection import point_called
 
 QUANTIZATIONS = (
     "float32", "float16", "bfloat16", "int8", "int8_float32", "int8_float16", "int8_bfloat16", "int16",
@@ -51,7 +52,7 @@ def export_point(bundle_path: Path, point_id: str, out: Path, quantization: str 
         SettingsError: `out` exists, the quantization is unknown, or ctranslate2 is not installed.
     """
     bundle = Bundle.open(bundle_path)
-    point = bundle.table()[point_id]
+    point = point_called(bundle.table(), point_id)
     reason = why_not(point.config)
     if reason is not None:
         raise DesignSpaceError(f"{point_id}: CTranslate2 cannot express it: {reason}")

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from typing import TypeVar
 
 from dynhat_runtime.design_space import SubTransformerConfig
-from dynhat_runtime.operating_point import PRECISIONS, Precision
+from dynhat_runtime.operating_point import PRECISIONS, OperatingPoint, OperatingPointTable, Precision
 
 T = TypeVar("T")
 
@@ -111,6 +111,19 @@ def with_ids(contenders: Sequence[Contender]) -> list[str]:
 def architecture_name(point_id: str) -> str:
     """The id of an operating point without how it computes."""
     return re.sub(rf"(?<=.)(-({'|'.join(PRECISIONS)}))?(-t\d+)?$", "", point_id)
+
+
+def point_called(table: OperatingPointTable, name: str) -> OperatingPoint:
+    """The point of that id, or else the first whose architecture has that name.
+
+    Raises:
+        UnknownOperatingPointError: Neither; the message lists the ids there are.
+    """
+    if all(point.id != name for point in table):
+        for point in table:
+            if architecture_name(point.id) == name:
+                return point
+    return table[name]
 
 
 def _suffix(contender: Contender) -> str:

@@ -15,6 +15,7 @@ from dynhat_runtime.errors import DesignSpaceError, SettingsError
 from dynhat_runtime.model.checkpoint import Bundle
 from dynhat_runtime.offline.figure_cache import FigureCache
 from dynhat_runtime.offline.point_scorer import PointScorer
+from dynhat_runtime.offline.point_selection import point_called
 from dynhat_runtime.offline.profile import PointQuality
 from dynhat_runtime.operating_point import DeviceDescription, OperatingPoint, OperatingPointTable
 
@@ -143,7 +144,7 @@ class FigureMaker:
         scorer = self._scorer(inherited)
         rows = []
         for point_id, bundle in alone.items():
-            point = self._table[point_id]
+            point = point_called(self._table, point_id)
             second = self._in(bundle, point)
             if second is None:
                 raise SettingsError(

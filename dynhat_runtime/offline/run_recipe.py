@@ -11,6 +11,7 @@ from dynhat_runtime.design_space import DesignSpace, SubTransformerConfig
 from dynhat_runtime.errors import DesignSpaceError, SettingsError
 from dynhat_runtime.model.checkpoint import Bundle, shipped_bundle_path
 from dynhat_runtime.offline.point_files import points_from_any
+from dynhat_runtime.offline.point_selection import point_called
 from dynhat_runtime.offline.recipe import Recipe
 from dynhat_runtime.offline.searched_points import read_searched_points
 
@@ -57,7 +58,7 @@ def _config_of(
         DynhatError: The file or bundle cannot be read, or has no such point; the message lists those there are.
     """
     if points_file is None:
-        return Bundle.open(bundle or shipped_bundle_path()).table()[point_id].config
+        return point_called(Bundle.open(bundle or shipped_bundle_path()).table(), point_id).config
     if bundle is not None:
         raise SettingsError(f"--bundle {bundle} and --points {points_file}: give one of them")
     configs = (
