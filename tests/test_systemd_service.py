@@ -261,20 +261,19 @@ def test_reload(service: BootedSystemd) -> None:
     settings = "/etc/dynhat/dynhat.toml"
     before, pid = (service.root / settings.lstrip("/")).read_text(), service.property(SERVICE, "MainPID")
 
-    def reload(text: str, status: str) -> None:
+    def reload(text: str, said: str) -> None:
         service.write(settings, text)
         service.run("systemctl", "reload", SERVICE)
-        wait_until(lambda: service.property(SERVICE, "StatusText").startswith(status), status)
+        # The journal keeps what the status says for a while only: until the next change of the operating point.
+        wait_until(lambda: said in messages(service), said)
         service.wait_for(SERVICE, RUNNING)
 
     reload(
         "beam_size = 99\n",
-        "reload refused, everything stays as it was: setting beam_size = 99 (in /etc/dynhat/",
+        "<3>ERROR reload refused, everything stays as it was: setting beam_size = 99 (in /etc/dynhat/",
     )
-    assert "<3>ERROR reload refused, everything stays as it was: setting beam_size = 99" in messages(service)
     assert Client(service, TCP).answers() == {"200": 1}
-    reload("beam_size = 1\n", "serving: operating point ")
-    assert "INFO reloaded: " in messages(service)
+    reload("beam_size = 1\n", "INFO reloaded: ")
     assert Client(service, TCP).answers() == {"200": 1}
     service.write(settings, before)
     assert service.property(SERVICE, "MainPID") == pid
