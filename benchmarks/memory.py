@@ -120,13 +120,13 @@ def hold(bundle_path: Path, which: Which) -> Held:
     from dynhat_runtime.decoding.translator import Translator
     from dynhat_runtime.model.checkpoint import Bundle
     from dynhat_runtime.model.decodable import for_decoding
+    from dynhat_runtime.operating_point import precisions_of
 
     bundle = Bundle.open(bundle_path)
     table = bundle.table()
     largest = max(table, key=lambda point: point.num_parameters)
     chosen = table.points if which == "all" else (largest,)
-    precisions = tuple(dict.fromkeys(point.precision for point in chosen))
-    super_transformer = for_decoding(bundle.super_transformer(), precisions)
+    super_transformer = for_decoding(bundle.super_transformer(), precisions_of(chosen))
     subs = [super_transformer.extract(point.config, point.precision, point.num_threads) for point in chosen]
     translator = Translator.of_bundle(bundle)
     options = BeamOptions(beam_size=table.device.beam_size)

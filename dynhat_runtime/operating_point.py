@@ -5,9 +5,9 @@ The table is what the daemon lives on. Everything in it was measured; a figure n
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import Annotated, Any, Literal, get_args
+from typing import Annotated, Any, Literal, Protocol, get_args
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
@@ -46,6 +46,19 @@ class LatencyMeasurement(BaseModel):
     total_ms: Positive
     std_ms: Annotated[float, Field(ge=0, allow_inf_nan=False)]
     num_runs: Annotated[int, Field(gt=0)]
+
+
+class HasPrecision(Protocol):
+    """An operating point, measured or to be."""
+
+    @property
+    def precision(self) -> Precision:
+        """How its matrices are kept."""
+
+
+def precisions_of(points: Iterable[HasPrecision]) -> tuple[Precision, ...]:
+    """Those that some point has, in the points' order."""
+    return tuple(dict.fromkeys(point.precision for point in points))
 
 
 class OperatingPoint(BaseModel):
@@ -171,7 +184,7 @@ class OperatingPointTable(BaseModel):
     @property
     def precisions(self) -> tuple[Precision, ...]:
         """Those that some point has."""
-        return tuple(dict.fromkeys(point.precision for point in self.points))
+        return precisions_of(self.points)
 
     @property
     def best(self) -> OperatingPoint:

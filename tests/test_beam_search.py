@@ -5,29 +5,14 @@ from __future__ import annotations
 import pytest
 import torch
 
-from dynhat_runtime.decoding.beam_search import BeamOptions, Hypothesis, SearchCancelledError, beam_search
+from dynhat_runtime.decoding.beam_search import BeamOptions, SearchCancelledError, beam_search
 from dynhat_runtime.model.sub_transformer import SubTransformer
 from tests.golden import hat_configs, read_json, space0_super_transformer, tiny_super_transformer
-
-EOS, PAD = 2, 1
+from tests.golden_hypotheses import EOS, PAD, assert_finds_golden, golden_cases, search
 
 
 def _leftpad(model: str) -> torch.Tensor:
     return torch.tensor(read_json(model, "batches.json")["leftpad"]["src_tokens"])
-
-
-@torch.inference_mode()
-def _search(
-    sub: SubTransformer, src: torch.Tensor, options: BeamOptions, max_lengths: list[int]
-) -> list[list[Hypothesis]]:
-    return beam_search(sub.start(sub.encode(src), options.beam_size), max_lengths, options)
-
-
-def _golden_cases() -> list[tuple[str, str, str]]:
-    models = ("tiny_shared", "tiny_unshared", "tiny_asym", "space0_recipe")
-    return [
-        (m, c, s) for m in models for c, settings in read_json(m, "generation.json").items() for s in settings
-    ]
 
 
 _MODELS: dict[str, object] = {}
@@ -41,25 +26,10 @@ def _sub(model: str, config: str) -> SubTransformer:
     return _MODELS[model].extract(hat_configs(model)[config])
 
 
-@pytest.mark.parametrize(("model", "config", "setting"), _golden_cases())
+@pytest.mark.parametrize(("model", "config", "setting"), golden_cases())
 def test_golden_hypotheses(model: str, config: str, setting: str) -> None:
     """Tokens and scores equal the reference's wherever the reference itself is stable."""
-    golden = read_json(model, "generation.json")[config][setting]
-    settings = golden["settings"]
-    src = _leftpad(model)
-    cap = int(settings["max_len_a"] * src.shape[1] + settings["max_len_b"])
-    options = BeamOptions(settings["beam"], settings["lenpen"], settings.get("min_len", 1), EOS, PAD)
-    found = _search(_sub(model, config), src, options, [cap] * src.shape[0])
-    num_compared = 0
-    if golden.get("stable_all_under_1e-5_noise", True):
-        num_compared = settings["beam"]
-    elif golden["stable_top1_under_1e-5_noise"]:
-        num_compared = 1
-    for mine, theirs in zip(found, golden["hypotheses"], strict=True):
-        for hypothesis, expected in list(zip(mine, theirs, strict=False))[:num_compared]:
-            assert list(hypothesis.tokens) == expected["tokens"]
-            assert hypothesis.score == pytest.approx(expected["score"], abs=1e-4)
-            assert hypothesis.token_scores == pytest.approx(expected["positional_scores"], abs=1e-3)
+    assert_finds_golden(_sub(model, config), model, config, setting)
 
 
 def _greedy_without_cache(sub: SubTransformer, src: torch.Tensor, cap: int) -> list[int]:
@@ -82,7 +52,7 @@ def test_beam_one_is_greedy_and_cached_is_uncached(config: str) -> None:
     sub = _sub("tiny_shared", config)
     for row in _leftpad("tiny_shared"):
         src = row[row != PAD][None]
-        (hypotheses,) = _search(sub, src, BeamOptions(1, 1.0), [30])
+        (hypotheses,) = search(sub, src, BeamOptions(1, 1.0), [30])
         assert list(hypotheses[0].tokens) == _greedy_without_cache(sub, src, 30)
 
 
@@ -93,9 +63,9 @@ def test_batched_is_one_by_one(config: str, beam: int) -> None:
     sub = _sub("tiny_shared", config)
     src = _leftpad("tiny_shared")
     caps = [12, 25, 3, 40]
-    together = _search(sub, src, BeamOptions(beam), caps)
+    together = search(sub, src, BeamOptions(beam), caps)
     for row, cap, expected in zip(src, caps, together, strict=True):
-        (alone,) = _search(sub, row[row != PAD][None], BeamOptions(beam), [cap])
+        (alone,) = search(sub, row[row != PAD][None], BeamOptions(beam), [cap])
         assert [h.tokens for h in alone] == [h.tokens for h in expected]
         assert [h.score for h in alone] == pytest.approx([h.score for h in expected], abs=1e-4)
 
@@ -106,7 +76,7 @@ def test_nothing_crosses_the_cap(beam: int) -> None:
     sub = _sub("tiny_shared", "largest_2")
     caps = [1, 2, 7, 64]
     for cap, hypotheses in zip(
-        caps, _search(sub, _leftpad("tiny_shared"), BeamOptions(beam), caps), strict=True
+        caps, search(sub, _leftpad("tiny_shared"), BeamOptions(beam), caps), strict=True
     ):
         assert 1 <= len(hypotheses) <= beam
         for hypothesis in hypotheses:

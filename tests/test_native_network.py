@@ -16,9 +16,9 @@ from dynhat_runtime.model.native_network import NativeSuperTransformer
 from dynhat_runtime.model.super_transformer import SuperTransformer, SuperTransformerSpec
 from dynhat_runtime.operating_point import Precision
 from tests.golden import hat_configs, read_json, space0_super_transformer, tiny_super_transformer
+from tests.golden_hypotheses import EOS, PAD, assert_finds_golden, golden_cases, search
 from tests.native_library import native_library
 
-EOS, PAD = 2, 1
 LARGEST_DIFFERENCE = 5e-5
 SPACE = DesignSpace(
     name="odd",  # widths, heads and vocabulary that no vector or panel divides
@@ -69,13 +69,6 @@ def _sentences(lengths: list[int], seed: int = 0) -> torch.Tensor:
     return rows
 
 
-@torch.inference_mode()
-def _search(
-    sub: Decodable, src: torch.Tensor, options: BeamOptions, caps: list[int]
-) -> list[list[Hypothesis]]:
-    return beam_search(sub.start(sub.encode(src), options.beam_size), caps, options)
-
-
 def _assert_same(found: list[list[Hypothesis]], expected: list[list[Hypothesis]]) -> None:
     """Same tokens in the same order; scores but for rounding."""
     assert [[h.tokens for h in hypotheses] for hypotheses in found] == [
@@ -87,33 +80,10 @@ def _assert_same(found: list[list[Hypothesis]], expected: list[list[Hypothesis]]
             assert one.token_scores == pytest.approx(other.token_scores, abs=1e-4)
 
 
-def _golden_cases() -> list[tuple[str, str, str]]:
-    models = ("tiny_shared", "tiny_unshared", "tiny_asym", "space0_recipe")
-    return [
-        (m, c, s) for m in models for c, settings in read_json(m, "generation.json").items() for s in settings
-    ]
-
-
-@pytest.mark.parametrize(("model", "config", "setting"), _golden_cases())
+@pytest.mark.parametrize(("model", "config", "setting"), golden_cases())
 def test_golden_hypotheses(model: str, config: str, setting: str) -> None:
     """Tokens and scores equal the reference's wherever the reference itself is stable."""
-    golden = read_json(model, "generation.json")[config][setting]
-    settings = golden["settings"]
-    src = torch.tensor(read_json(model, "batches.json")["leftpad"]["src_tokens"])
-    cap = int(settings["max_len_a"] * src.shape[1] + settings["max_len_b"])
-    options = BeamOptions(settings["beam"], settings["lenpen"], settings.get("min_len", 1), EOS, PAD)
-    sub = _golden(model)[1].extract(hat_configs(model)[config])
-    found = _search(sub, src, options, [cap] * src.shape[0])
-    num_compared = 0
-    if golden.get("stable_all_under_1e-5_noise", True):
-        num_compared = settings["beam"]
-    elif golden["stable_top1_under_1e-5_noise"]:
-        num_compared = 1
-    for mine, theirs in zip(found, golden["hypotheses"], strict=True):
-        for hypothesis, expected in list(zip(mine, theirs, strict=False))[:num_compared]:
-            assert list(hypothesis.tokens) == expected["tokens"]
-            assert hypothesis.score == pytest.approx(expected["score"], abs=1e-4)
-            assert hypothesis.token_scores == pytest.approx(expected["positional_scores"], abs=1e-3)
+    assert_finds_golden(_golden(model)[1].extract(hat_configs(model)[config]), model, config, setting)
 
 
 @pytest.mark.parametrize("norm_first", [False, True])
@@ -155,8 +125,8 @@ def test_same_search(norm_first: bool, beam_size: int) -> None:
         config = SPACE.sample(random.Random(seed))
         src, caps = _sentences([9, 3, 14, 2, 6], seed), [12, 30, 5, 0, 25]
         options = BeamOptions(beam_size, length_penalty=0.6, min_length=seed % 3)
-        expected = _search(model.extract(config), src, options, caps)
-        _assert_same(_search(native.extract(config), src, options, caps), expected)
+        expected = search(model.extract(config), src, options, caps)
+        _assert_same(search(native.extract(config), src, options, caps), expected)
 
 
 def test_vocabulary_smaller_than_the_candidates() -> None:
@@ -164,17 +134,17 @@ def test_vocabulary_smaller_than_the_candidates() -> None:
     model = _random_super(vocab_size=10)
     config, options = SPACE.largest(), BeamOptions(7)
     src = _sentences([4, 6])
-    expected = _search(model.extract(config), src, options, [4, 3])
-    _assert_same(_search(_native(model).extract(config), src, options, [4, 3]), expected)
+    expected = search(model.extract(config), src, options, [4, 3])
+    _assert_same(search(_native(model).extract(config), src, options, [4, 3]), expected)
 
 
 def test_batched_is_one_by_one() -> None:
     """A sentence's result depends on nothing else in the batch."""
     sub = _native(_random_super()).extract(SPACE.largest())
     src, caps = _sentences([9, 3, 14, 2]), [12, 25, 3, 30]
-    together = _search(sub, src, BeamOptions(4), caps)
+    together = search(sub, src, BeamOptions(4), caps)
     alone = [
-        _search(sub, row[row != PAD][None], BeamOptions(4), [cap])[0]
+        search(sub, row[row != PAD][None], BeamOptions(4), [cap])[0]
         for row, cap in zip(src, caps, strict=True)
     ]
     _assert_same(together, alone)
@@ -193,7 +163,7 @@ def test_points_are_no_copies() -> None:
 def test_weights_outlive_the_super_transformer() -> None:
     """A point that is kept keeps what it needs, though everything it was made of is gone."""
     src, config = _sentences([5]), SPACE.largest()
-    expected = _search(_random_super().extract(config), src, BeamOptions(2), [8])
+    expected = search(_random_super().extract(config), src, BeamOptions(2), [8])
     encoded_by = _native(_random_super()).extract(config)
     decoder = encoded_by.start(encoded_by.encode(src), 2)
     del encoded_by
@@ -204,14 +174,14 @@ def test_searches_at_the_same_time() -> None:
     """Threads that search one point at once do not disturb each other."""
     sub = _native(_random_super()).extract(SPACE.largest())
     batches = [_sentences([3 + i, 9 - i], seed=i) for i in range(6)]
-    expected = [_search(sub, src, BeamOptions(4), [20, 20]) for src in batches]
+    expected = [search(sub, src, BeamOptions(4), [20, 20]) for src in batches]
     found: list[list[list[Hypothesis]]] = [[] for _ in batches]
 
-    def search(i: int) -> None:
+    def search_often(i: int) -> None:
         for _ in range(10):
-            found[i] = _search(sub, batches[i], BeamOptions(4), [20, 20])
+            found[i] = search(sub, batches[i], BeamOptions(4), [20, 20])
 
-    threads = [threading.Thread(target=search, args=(i,)) for i in range(len(batches))]
+    threads = [threading.Thread(target=search_often, args=(i,)) for i in range(len(batches))]
     for thread in threads:
         thread.start()
     for thread in threads:
@@ -319,7 +289,7 @@ def test_threads_change_nothing(num_threads: int, precision: Precision) -> None:
     config = hat_configs("space0_recipe")["smallest"]
     src = torch.tensor(read_json("space0_recipe", "batches.json")["leftpad"]["src_tokens"])
     one, several = (
-        _search(native.extract(config, number), src, BeamOptions(4), [12] * len(src))
+        search(native.extract(config, number), src, BeamOptions(4), [12] * len(src))
         for number in (1, num_threads)
     )
     assert several == one

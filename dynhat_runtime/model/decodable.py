@@ -184,7 +184,7 @@ class PointCutter:
             return
         trained = self._read()
         self._available = available_precisions(trained)
-        missing = {self._used_for(precision): None for precision in wanted}.keys() - self._prepared.keys()
+        missing = {self._used_for(precision) for precision in wanted} - self._prepared.keys()
         self._prepared |= for_decoding(trained, sorted(missing)).by_precision
 
     def _used_for(self, precision: Precision) -> Precision:

@@ -42,7 +42,6 @@ from dynhat_runtime.offline.profile import (
     PointQuality,
     PointToMeasure,
     ProfileOptions,
-    precisions_of,
     profile_points,
 )
 from dynhat_runtime.offline.profile_dataset import (
@@ -63,7 +62,7 @@ from dynhat_runtime.offline.reduce_space import (
 from dynhat_runtime.offline.score_sheet import as_csv, as_markdown
 from dynhat_runtime.offline.searched_points import read_searched_points
 from dynhat_runtime.offline.text_files import check_writable, write_new_text, write_text
-from dynhat_runtime.operating_point import Precision
+from dynhat_runtime.operating_point import Precision, precisions_of
 
 FEW_RUNS = ProfileOptions(num_runs=5, num_warmup_runs=1)
 """Enough to serve with; measure again with more."""
@@ -281,9 +280,7 @@ def evaluate_bundle(
     for file, option in ((options.csv, "--csv"), (options.markdown, "--markdown")):
         if file is not None:
             check_writable(file, option)
-    super_transformer = for_decoding(
-        bundle.super_transformer(), tuple(dict.fromkeys(point.precision for point in points))
-    )
+    super_transformer = for_decoding(bundle.super_transformer(), precisions_of(points))
     translator = Translator.of_bundle(bundle)
     penalty = bundle.manifest.length_penalty if options.length_penalty is None else options.length_penalty
     search = BeamOptions(beam_size=options.beam_size, length_penalty=penalty)

@@ -16,7 +16,7 @@ import statistics
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from datetime import datetime, timezone
 from typing import NamedTuple, TypeVar
@@ -92,11 +92,6 @@ class ProfileOptions:
     beam_size: int = 4
     lengths: tuple[int, ...] = LENGTHS
     num_warmup_runs: int = NUM_WARMUP_RUNS
-
-
-def precisions_of(points: Iterable[PointToMeasure]) -> tuple[Precision, ...]:
-    """Those that some point has."""
-    return tuple(dict.fromkeys(point.precision for point in points))
 
 
 def points_of_table(table: OperatingPointTable) -> list[PointToMeasure]:
