@@ -87,3 +87,14 @@ def test_half_a_quota_takes_at_most_two_switches(seed: int, noise: float) -> Non
     assert len(loop.switched) <= 2
     assert loop.over_budget_fraction(served) <= 0.05
     assert fmean(loop.table[one.point_id].bleu or 0.0 for one in served) >= 28.0
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_a_slow_host_is_known_under_caps_never_seen(seed: int) -> None:
+    """What one CPU without the planned neighbour cannot show, all CPUs did: a quota does not begin with misses."""
+    budget_ms = 1.9 * (shipped_table().default_latency_budget_ms or 0.0)
+    loop = ClosedLoop(seed, 0.1, budget_ms=budget_ms)
+    for snapshot in (TWO_CPUS, ONE_CPU):
+        loop.run(15.0, snapshot, lambda alone_ms: 1.9 * alone_ms)
+    served = loop.run(2.0, HALF_A_CPU, lambda alone_ms: 1.9 * alone_ms)
+    assert sum(one.elapsed_ms > budget_ms for one in served) <= 1
