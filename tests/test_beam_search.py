@@ -85,6 +85,17 @@ def test_nothing_crosses_the_cap(beam: int) -> None:
             assert not {EOS, PAD} & set(hypothesis.tokens[:-1])
 
 
+def test_the_least_length_holds_beside_a_sentence_at_its_cap() -> None:
+    """A sentence whose end is forced at once forces no other's, nor lets it end too early."""
+    sub = _sub("tiny_shared", "largest_2")
+    src, options = _leftpad("tiny_shared"), BeamOptions(4, min_length=6)
+    together = search(sub, src, options, [0, 25, 3, 40])
+    assert [len(h.tokens) for h in together[0]] == [1]
+    assert all(len(h.tokens) == 4 for h in together[2])
+    for hypotheses in (together[1], together[3]):
+        assert all(len(h.tokens) > 6 for h in hypotheses)
+
+
 class _Scripted:
     """A step function that says a fixed distribution for ever and counts its steps."""
 

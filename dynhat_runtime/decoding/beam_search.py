@@ -178,12 +178,15 @@ def _best_candidates(
     beam = totals_BK.shape[1]
     # Before anything is ruled out: what may not be said still has its share. Three times faster than logsumexp.
     scores_NV = logits_NV.log_softmax(dim=1)
-    if any(forced_B):
+    is_too_short = position < options.min_length
+    if any(forced_B):  # a cap below `min_length` wins
         forced_N1 = torch.tensor(forced_B, device=scores_NV.device).repeat_interleave(beam)[:, None]
         eos_N1 = scores_NV[:, options.eos_id : options.eos_id + 1].clone()
+        if is_too_short:
+            eos_N1.masked_fill_(~forced_N1, -torch.inf)
         scores_NV.masked_fill_(forced_N1, -torch.inf)
         scores_NV[:, options.eos_id : options.eos_id + 1] = eos_N1
-    elif position < options.min_length:
+    elif is_too_short:
         scores_NV[:, options.eos_id] = -torch.inf
     scores_NV[:, options.pad_id] = -torch.inf
     best, rows, tokens = _best_of_sentences(scores_NV.add_(totals_BK.view(-1, 1)), totals_BK)
