@@ -126,8 +126,8 @@ def hold(bundle_path: Path, which: Which) -> Held:
     table = bundle.table()
     largest = max(table, key=lambda point: point.num_parameters)
     chosen = table.points if which == "all" else (largest,)
-    super_transformer = for_decoding(bundle.super_transformer(), precisions_of(chosen))
-    subs = [super_transformer.extract(point.config, point.precision, point.num_threads) for point in chosen]
+    super_transformer = for_decoding(bundle.super_transformer(), precisions_of(chosen), bundle.shortlist())
+    subs = [super_transformer.point(point) for point in chosen]
     translator = Translator.of_bundle(bundle)
     options = BeamOptions(beam_size=table.device.beam_size)
     num_translations = 0

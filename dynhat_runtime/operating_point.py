@@ -71,6 +71,8 @@ class OperatingPoint(BaseModel):
     precision: Precision = "fp32"
     num_threads: Annotated[int, Field(ge=1, le=64)] = 1
     """Threads that share each of its matrix products."""
+    has_shortlist: bool = False
+    """Whether it says only what is on a sentence's vocabulary shortlist. Its dev loss is the whole vocabulary's."""
     num_parameters: Annotated[int, Field(gt=0)]
     """Weights without embeddings (HAT's count)."""
     latencies: Annotated[tuple[LatencyMeasurement, ...], Field(min_length=1)]
@@ -122,6 +124,8 @@ class OperatingPointTable(BaseModel):
     design_space: str
     weights_sha256: str
     """Of the SuperTransformer these figures belong to."""
+    shortlist_sha256: str | None = None
+    """Of the vocabulary shortlist; None where no point has one."""
     reference_num_tokens: Annotated[int, Field(gt=0)] = 30
     """Source and target length at which points are ordered and compared with a budget."""
     default_latency_budget_ms: Positive
@@ -136,6 +140,8 @@ class OperatingPointTable(BaseModel):
         latencies = [self.reference_latency_ms(point) for point in self.points]
         if latencies != sorted(latencies):
             raise BundleError("operating points are not ordered fastest first")
+        if self.shortlist_sha256 is None and any(point.has_shortlist for point in self.points):
+            raise BundleError("a point has a vocabulary shortlist, and shortlist_sha256 does not say which")
         return self
 
     def __iter__(self) -> Iterator[OperatingPoint]:  # type: ignore[override]  # a table is its points

@@ -172,6 +172,8 @@ class _Loaded:
         bundle = _open_bundle(new)
         if bundle.weights_sha256 != self.bundle.weights_sha256:
             raise BundleError(f"{bundle.path}: the weights are others now: restart to load them")
+        if bundle.shortlist_sha256 != self.bundle.shortlist_sha256:
+            raise BundleError(f"{bundle.path}: the vocabulary shortlist is another now: restart to load it")
         table = bundle.table(new.table)
         if table == old_table and _made_of(old) == _made_of(new):
             return None

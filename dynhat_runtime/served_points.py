@@ -85,7 +85,7 @@ class LoadedModel:
             BundleError: A file of the bundle does not hold what it should.
         """
         return cls(
-            PointCutter(bundle.super_transformer),
+            PointCutter(bundle.super_transformer, bundle.shortlist()),
             Translator.of_bundle(bundle),
             (bundle.src_lang, bundle.tgt_lang),
             bundle.manifest.length_penalty,

@@ -47,7 +47,11 @@ DynhatMatrix random_matrix(int num_out, int num_in, bool is_int8, bool has_bias 
 
 DynhatNorm random_norm(int dim) { return {random_floats(dim, 0.2f, 1.0f), random_floats(dim, 0.2f), dim}; }
 
-void translate(bool is_int8, bool norm_first, int num_threads) {
+// One sentence is listed the end alone, one a few tokens, one about half of all.
+const int32_t kListed[] = {2, 2, 40, 41, 2, 3, 5, 8, 13, 17, 18, 19, 20, 21, 22, 23, 24, 25, 26, 27, 28, 29, 30, 31, 60};
+const int32_t kListedCounts[] = {1, 3, 21};
+
+void translate(bool is_int8, bool norm_first, bool is_listed, int num_threads) {
   constexpr int kEnc = 50, kDec = 44, kWidth = 40, kHidden = 600, kVocab = 333, kPositions = 64;
   state = 7;
   std::vector<DynhatEncoderLayer> encoder(3);
@@ -83,11 +87,12 @@ void translate(bool is_int8, bool norm_first, int num_threads) {
   const int32_t caps[] = {12, 6, 17};
   dynhat::Team team(num_threads);
   const dynhat::Encoding encoding = dynhat::encode(network, tokens, lengths, 3, team);
-  dynhat::Decoder decoding(network, encoding, 4, 2);
+  const dynhat::Listed listed = {is_listed ? kListed : nullptr, is_listed ? kListedCounts : nullptr};
+  dynhat::Decoder decoding(network, encoding, listed, 4, 2);
   dynhat::Search search(decoding, caps, 3, {4, 1, 2, 1});
   while (search.step()) {
   }
-  std::printf("int8 %d, norm first %d\n", is_int8, norm_first);
+  std::printf("int8 %d, norm first %d, listed %d\n", is_int8, norm_first, is_listed);
   for (const auto& hypotheses : search.finished()) {
     for (const auto& hypothesis : hypotheses) {
       for (int32_t token : hypothesis.tokens) std::printf("%d ", token);
@@ -100,6 +105,7 @@ void translate(bool is_int8, bool norm_first, int num_threads) {
 
 int main() {
   for (bool is_int8 : {false, true})
-    for (bool norm_first : {false, true}) translate(is_int8, norm_first, is_int8 ? 2 : 1);
+    for (bool norm_first : {false, true})
+      for (bool is_listed : {false, true}) translate(is_int8, norm_first, is_listed, is_int8 ? 2 : 1);
   return 0;
 }

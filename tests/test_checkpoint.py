@@ -14,6 +14,7 @@ from dynhat_runtime.model.checkpoint import (
     MANIFEST,
     MODEL,
     SENTENCEPIECE_MODEL,
+    SHORTLIST,
     TRAINING_RECORD,
     WEIGHTS,
     Bundle,
@@ -21,6 +22,7 @@ from dynhat_runtime.model.checkpoint import (
     write_bundle,
 )
 from dynhat_runtime.model.super_transformer import SuperTransformer
+from tests.listed_tokens import random_shortlist
 
 
 @pytest.fixture
@@ -146,6 +148,52 @@ def test_table_of_other_weights(tiny_bundle: Bundle, tmp_path: Path) -> None:
     other.save(tmp_path / "other.json")
     with pytest.raises(BundleError, match=r"measured on other weights.*dynhat profile"):
         tiny_bundle.table(tmp_path / "other.json")
+
+
+def shortlist_content(bundle: Bundle, seed: int = 0) -> bytes:
+    """A shortlist for this bundle."""
+    sizes = bundle.spec.src_vocab_size, bundle.spec.tgt_vocab_size
+    return random_shortlist(*sizes, per_token=5, seed=seed).as_bytes({})
+
+
+def test_a_shortlist_is_one_more_file(copy: Path) -> None:
+    """A bundle without has none; with one it is checked like every file, and loaded."""
+    bundle = Bundle.open(copy)
+    assert (bundle.shortlist(), bundle.shortlist_sha256) == (None, None)
+    bundle.with_shortlist(shortlist_content(bundle))
+    opened = Bundle.open(copy)
+    shortlist = opened.shortlist()
+    assert shortlist is not None
+    assert len(shortlist.listed([7, 8, 2])) > 5
+    assert opened.shortlist_sha256 == opened.manifest.files[SHORTLIST].sha256
+    (copy / SHORTLIST).write_bytes(shortlist_content(bundle, seed=1))
+    with pytest.raises(BundleError, match=rf"{SHORTLIST}: was altered"):
+        Bundle.open(copy)
+
+
+def test_a_shortlist_of_another_vocabulary(copy: Path) -> None:
+    """It is refused by name when it is loaded."""
+    bundle = Bundle.open(copy).with_shortlist(random_shortlist(9, 9, per_token=2).as_bytes({}))
+    with pytest.raises(BundleError, match=rf"{SHORTLIST}: is for 9 source tokens, the model has "):
+        bundle.shortlist()
+
+
+def test_a_table_knows_its_shortlist(copy: Path, tmp_path: Path) -> None:
+    """Points measured with a shortlist are not served with another, nor is it replaced beneath them."""
+    bundle = Bundle.open(copy)
+    bundle = bundle.with_shortlist(shortlist_content(bundle))
+    first, *others = bundle.table()
+    points = (first.model_copy(update={"has_shortlist": True}), *others)
+    table = bundle.table().model_copy(update={"points": points, "shortlist_sha256": bundle.shortlist_sha256})
+    assert bundle.with_table(table).table() == table
+    other = table.model_copy(update={"shortlist_sha256": "0" * 64})
+    other.save(tmp_path / "other.json")
+    with pytest.raises(BundleError, match=r"measured with another vocabulary shortlist.*dynhat profile"):
+        bundle.table(tmp_path / "other.json")
+    served = Bundle.open(copy)
+    assert served.with_shortlist(shortlist_content(bundle)).table() == table
+    with pytest.raises(BundleError, match=r"made up were measured with the shortlist.*--no-shortlist"):
+        served.with_shortlist(shortlist_content(bundle, seed=1))
 
 
 def test_no_table_yet(tiny_bundle: Bundle) -> None:

@@ -42,6 +42,7 @@ COMMANDS = [
     "reduce-space",
     "report",
     "export-ctranslate2",
+    "make-shortlist",
 ]
 
 

@@ -6,14 +6,16 @@ import pytest
 import torch
 
 from dynhat_runtime.engine import TranslationEngine
-from dynhat_runtime.errors import NativeUnavailableError
+from dynhat_runtime.errors import BundleError, NativeUnavailableError
 from dynhat_runtime.model import decodable
 from dynhat_runtime.model.checkpoint import Bundle
 from dynhat_runtime.model.decodable import PointCutter, available_precisions, for_decoding
 from dynhat_runtime.model.native_network import NativeSubTransformer
+from dynhat_runtime.model.shortlisted import ShortlistedSubTransformer
 from dynhat_runtime.model.sub_transformer import SubTransformer
 from dynhat_runtime.model.super_transformer import SuperTransformer
 from dynhat_runtime.operating_point import OperatingPointTable
+from tests.listed_tokens import random_shortlist
 from tests.native_library import native_library
 
 
@@ -115,3 +117,34 @@ def test_weights_are_read_once_for_a_precision(tiny_bundle: Bundle) -> None:
     assert cutter.cut_out(int8_beside(table)).keys() == {"large-int8", "small", "middle", "large"}
     cutter.cut_out(int8_beside(table))
     assert len(reads) == 2
+
+
+@pytest.mark.parametrize("is_native", [True, False])
+def test_a_shortlist_is_served(tiny_bundle: Bundle, monkeypatch: pytest.MonkeyPatch, is_native: bool) -> None:
+    """Of one table some points say what is listed only and the others anything, with either decoder."""
+    if is_native:
+        native_library()
+    else:
+        monkeypatch.setattr(decodable, "load", no_library)
+    vocab_size = tiny_bundle.spec.tgt_vocab_size
+    shortlist = random_shortlist(tiny_bundle.spec.src_vocab_size, vocab_size, per_token=5)
+    first, *others = tiny_bundle.table()
+    points = [first.model_copy(update={"has_shortlist": True}), *others]
+    subs = PointCutter(tiny_bundle.super_transformer, shortlist).cut_out(points)
+    expected = NativeSubTransformer if is_native else ShortlistedSubTransformer
+    assert isinstance(subs[first.id], expected)
+    src_BS = torch.tensor([[7, 8, 9, 2]])
+    listed, *whole = (
+        sub.start(sub.encode(src_BS), 1).step(torch.tensor([2])).isfinite().sum() for sub in subs.values()
+    )
+    assert listed == len(shortlist.listed([7, 8, 9, 2]))
+    assert whole == [vocab_size] * len(others)
+
+
+def test_a_shortlist_that_is_not_there(tiny_bundle: Bundle) -> None:
+    """A point that needs one is not served without it, and the message says how to make it."""
+    points = [point.model_copy(update={"has_shortlist": True}) for point in tiny_bundle.table()]
+    with pytest.raises(BundleError, match="has none: make it with 'dynhat make-shortlist'"):
+        PointCutter(tiny_bundle.super_transformer).cut_out(points)
+    with pytest.raises(BundleError, match="has none: make it with 'dynhat make-shortlist'"):
+        for_decoding(tiny_bundle.super_transformer()).point(points[0])

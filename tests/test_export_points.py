@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import gzip
 import io
+import shutil
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -24,6 +25,7 @@ from dynhat_runtime.offline.point_scorer import PointScorer
 from dynhat_runtime.offline.point_selection import Contender
 from dynhat_runtime.offline.profile import PointToMeasure, ProfileOptions
 from dynhat_runtime.operating_point import LatencyMeasurement, OperatingPointTable, Precision
+from tests.listed_tokens import random_shortlist
 from tests.native_library import native_library
 from tests.tiny_bundle import SENTENCES, SPACE, point_configs
 
@@ -182,6 +184,50 @@ def test_every_precision_contends(
         ("int8", "operating point"),
         ("fp32", "operating point"),
     ]
+
+
+def test_a_shortlist_contends(
+    tiny_bundle: Bundle,
+    tmp_path: Path,
+    text: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Where the bundle has a shortlist every architecture is measured with it and without; of the same loss the faster
+    one stays, is named for it, and has scores of its own."""
+    copied = Bundle.open(Path(shutil.copytree(tiny_bundle.path, tmp_path / "bundle")))
+    sizes = copied.spec.src_vocab_size, copied.spec.tgt_vocab_size
+    bundle = copied.with_shortlist(random_shortlist(*sizes, per_token=5).as_bytes({}))
+    monkeypatch.setattr(PointScorer, "dev_loss", lambda _, config, precision: LOSS[config])
+    latencies = {(SMALL, True): 8.0, (SMALL, False): 10.0, (LARGE, True): 41.0, (LARGE, False): 40.0}
+    monkeypatch.setattr(
+        export_points,
+        "reference_latencies",
+        lambda _, points, *rest: {p.id: _row(latencies[p.config, p.has_shortlist]) for p in points},
+    )
+    candidates = [Contender(LARGE, predicted_ms=2.0), Contender(SMALL, id="mine")]
+    subject = exporter(bundle, tmp_path, text, text)
+    monkeypatch.setattr(subject, "_without_dominated", lambda table: table)
+    found = subject.export(candidates)
+    chosen = {point.id: point for point in found.table}
+    assert {point_id: point.has_shortlist for point_id, point in chosen.items()} == {
+        "mine-short": True,
+        "l3": False,
+    }
+    assert found.table.shortlist_sha256 == bundle.shortlist_sha256
+    without = subject._scorer.quality(SMALL, "fp32", "mine")
+    assert chosen["mine-short"].chrf != without.chrf
+    rows = list(csv.DictReader(io.StringIO(subject.fates_csv(found))))
+    assert [(row["has_shortlist"], row["fate"]) for row in rows] == [
+        ("True", "operating point"),
+        ("False", "dominated"),
+        ("False", "operating point"),
+        ("True", "dominated"),
+    ]
+    subject = exporter(bundle, tmp_path, text, have_shortlists=(False,))
+    monkeypatch.setattr(subject, "_without_dominated", lambda table: table)
+    without_any = subject.export(candidates).table
+    assert [point.has_shortlist for point in without_any] == [False, False]
+    assert without_any.shortlist_sha256 is None
 
 
 def test_a_loss_is_that_of_the_precision(tiny_bundle: Bundle, tmp_path: Path, text: Path) -> None:

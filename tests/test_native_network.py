@@ -10,74 +10,26 @@ import pytest
 import torch
 
 from dynhat_runtime.decoding.beam_search import BeamOptions, Hypothesis, SearchCancelledError, beam_search
-from dynhat_runtime.design_space import DesignSpace
 from dynhat_runtime.model.decodable import Decodable
 from dynhat_runtime.model.native_network import NativeSuperTransformer
 from dynhat_runtime.model.super_transformer import SuperTransformer, SuperTransformerSpec
 from dynhat_runtime.operating_point import Precision
 from tests.golden import hat_configs, read_json, space0_super_transformer, tiny_super_transformer
 from tests.golden_hypotheses import EOS, PAD, assert_finds_golden, golden_cases, search
-from tests.native_library import native_library
-
-LARGEST_DIFFERENCE = 5e-5
-SPACE = DesignSpace(
-    name="odd",  # widths, heads and vocabulary that no vector or panel divides
-    qkv_dim=20,
-    encoder_embed_dim=(27, 18),
-    encoder_num_layers=(4, 2),
-    encoder_ffn_dim=(45, 33),
-    encoder_attention_heads=(4, 2),
-    decoder_embed_dim=(30, 21),
-    decoder_num_layers=(3, 1),
-    decoder_ffn_dim=(51, 17),
-    decoder_attention_heads=(5, 2),
-    cross_attention_heads=(4, 1),
-    cross_attention_span=(1, 2, 3),
+from tests.odd_networks import (
+    LARGEST_DIFFERENCE,
+    SPACE,
+    assert_same_hypotheses,
+    made_up_sentences,
+    native_super,
+    random_super,
 )
-
-
-def _random_super(*, norm_first: bool = False, vocab_size: int = 83, seed: int = 1) -> SuperTransformer:
-    """Random weights whose biases and norms matter."""
-    spec = SuperTransformerSpec(
-        design_space=SPACE, src_vocab_size=61, tgt_vocab_size=vocab_size, tied_embeddings="none",
-        norm_first=norm_first, max_positions=48,
-    )  # fmt: skip
-    model = SuperTransformer.random(spec, seed)
-    generator = torch.Generator().manual_seed(seed)
-    for weight in model.weights.values():
-        weight += 0.3 * torch.randn(weight.shape, generator=generator) / weight.shape[-1] ** 0.5
-    return model
-
-
-def _native(model: SuperTransformer, precision: Precision = "fp32") -> NativeSuperTransformer:
-    return NativeSuperTransformer(model, precision, native_library())
 
 
 @functools.cache
 def _golden(name: str) -> tuple[SuperTransformer, NativeSuperTransformer]:
     model = space0_super_transformer() if name == "space0_recipe" else tiny_super_transformer(name)
-    return model, _native(model)
-
-
-def _sentences(lengths: list[int], seed: int = 0) -> torch.Tensor:
-    """Random sentences that end in eos, padded on the left."""
-    generator = torch.Generator().manual_seed(seed)
-    rows = torch.full((len(lengths), max(lengths)), PAD)
-    for row, length in zip(rows, lengths, strict=True):
-        row[len(row) - length :] = torch.randint(3, 61, (length,), generator=generator)
-        row[-1] = EOS
-    return rows
-
-
-def _assert_same(found: list[list[Hypothesis]], expected: list[list[Hypothesis]]) -> None:
-    """Same tokens in the same order; scores but for rounding."""
-    assert [[h.tokens for h in hypotheses] for hypotheses in found] == [
-        [h.tokens for h in hypotheses] for hypotheses in expected
-    ]
-    for mine, theirs in zip(found, expected, strict=True):
-        for one, other in zip(mine, theirs, strict=True):
-            assert one.score == pytest.approx(other.score, abs=1e-4)
-            assert one.token_scores == pytest.approx(other.token_scores, abs=1e-4)
+    return model, native_super(model)
 
 
 @pytest.mark.parametrize(("model", "config", "setting"), golden_cases())
@@ -92,11 +44,11 @@ def test_golden_hypotheses(model: str, config: str, setting: str) -> None:
 def test_every_step(norm_first: bool, seed: int) -> None:
     """Random architectures of an awkward space: the scores of every step are PyTorch's, through reorders and sentences
     that leave, past the room the cache begins with."""
-    model = _random_super(norm_first=norm_first)
+    model = random_super(norm_first=norm_first)
     config = SPACE.sample(random.Random(seed))
-    src = _sentences([5, 11, 1], seed)
+    src = made_up_sentences([5, 11, 1], seed)
     decoders = [
-        sub.start(sub.encode(src), 3) for sub in (model.extract(config), _native(model).extract(config))
+        sub.start(sub.encode(src), 3) for sub in (model.extract(config), native_super(model).extract(config))
     ]
     generator = torch.Generator().manual_seed(seed)
     sentences = [0, 1, 2]
@@ -118,41 +70,41 @@ def test_every_step(norm_first: bool, seed: int) -> None:
 @pytest.mark.parametrize("norm_first", [False, True])
 def test_same_search(norm_first: bool, beam_size: int) -> None:
     """Batches of sentences of different lengths and caps: the same hypotheses, scores and token scores."""
-    model = _random_super(norm_first=norm_first)
+    model = random_super(norm_first=norm_first)
     model.weights["decoder.output"][EOS] *= 1.5
-    native = _native(model)
+    native = native_super(model)
     for seed in range(6):
         config = SPACE.sample(random.Random(seed))
-        src, caps = _sentences([9, 3, 14, 2, 6], seed), [12, 30, 5, 0, 25]
+        src, caps = made_up_sentences([9, 3, 14, 2, 6], seed), [12, 30, 5, 0, 25]
         options = BeamOptions(beam_size, length_penalty=0.6, min_length=seed % 3)
         expected = search(model.extract(config), src, options, caps)
-        _assert_same(search(native.extract(config), src, options, caps), expected)
+        assert_same_hypotheses(search(native.extract(config), src, options, caps), expected)
 
 
 def test_vocabulary_smaller_than_the_candidates() -> None:
     """With fewer tokens than candidates the search still says what it should."""
-    model = _random_super(vocab_size=10)
+    model = random_super(vocab_size=10)
     config, options = SPACE.largest(), BeamOptions(7)
-    src = _sentences([4, 6])
+    src = made_up_sentences([4, 6])
     expected = search(model.extract(config), src, options, [4, 3])
-    _assert_same(search(_native(model).extract(config), src, options, [4, 3]), expected)
+    assert_same_hypotheses(search(native_super(model).extract(config), src, options, [4, 3]), expected)
 
 
 def test_batched_is_one_by_one() -> None:
     """A sentence's result depends on nothing else in the batch."""
-    sub = _native(_random_super()).extract(SPACE.largest())
-    src, caps = _sentences([9, 3, 14, 2]), [12, 25, 3, 30]
+    sub = native_super(random_super()).extract(SPACE.largest())
+    src, caps = made_up_sentences([9, 3, 14, 2]), [12, 25, 3, 30]
     together = search(sub, src, BeamOptions(4), caps)
     alone = [
         search(sub, row[row != PAD][None], BeamOptions(4), [cap])[0]
         for row, cap in zip(src, caps, strict=True)
     ]
-    _assert_same(together, alone)
+    assert_same_hypotheses(together, alone)
 
 
 def test_points_are_no_copies() -> None:
     """However many points are cut out, the weights are there once; a point holds none."""
-    native = _native(_random_super())
+    native = native_super(random_super())
     before = native.size_bytes
     points = [native.extract(SPACE.sample(random.Random(seed))) for seed in range(20)]
     assert native.size_bytes == before
@@ -162,18 +114,18 @@ def test_points_are_no_copies() -> None:
 
 def test_weights_outlive_the_super_transformer() -> None:
     """A point that is kept keeps what it needs, though everything it was made of is gone."""
-    src, config = _sentences([5]), SPACE.largest()
-    expected = search(_random_super().extract(config), src, BeamOptions(2), [8])
-    encoded_by = _native(_random_super()).extract(config)
+    src, config = made_up_sentences([5]), SPACE.largest()
+    expected = search(random_super().extract(config), src, BeamOptions(2), [8])
+    encoded_by = native_super(random_super()).extract(config)
     decoder = encoded_by.start(encoded_by.encode(src), 2)
     del encoded_by
-    _assert_same(beam_search(decoder, [8], BeamOptions(2)), expected)
+    assert_same_hypotheses(beam_search(decoder, [8], BeamOptions(2)), expected)
 
 
 def test_searches_at_the_same_time() -> None:
     """Threads that search one point at once do not disturb each other."""
-    sub = _native(_random_super()).extract(SPACE.largest())
-    batches = [_sentences([3 + i, 9 - i], seed=i) for i in range(6)]
+    sub = native_super(random_super()).extract(SPACE.largest())
+    batches = [made_up_sentences([3 + i, 9 - i], seed=i) for i in range(6)]
     expected = [search(sub, src, BeamOptions(4), [20, 20]) for src in batches]
     found: list[list[list[Hypothesis]]] = [[] for _ in batches]
 
@@ -191,8 +143,8 @@ def test_searches_at_the_same_time() -> None:
 
 def test_cancelled() -> None:
     """A search nobody wants does not begin; one that is no longer wanted ends before it is done."""
-    sub = _native(tiny_super_transformer("tiny_shared")).extract(hat_configs("tiny_shared")["largest_2"])
-    src = _sentences([9] * 64) % 40 + 3
+    sub = native_super(tiny_super_transformer("tiny_shared")).extract(hat_configs("tiny_shared")["largest_2"])
+    src = made_up_sentences([9] * 64) % 40 + 3
     with pytest.raises(SearchCancelledError):
         _search_cancelled(sub, src, [True])
     with pytest.raises(SearchCancelledError):
@@ -210,14 +162,14 @@ def _search_cancelled(sub: Decodable, src: torch.Tensor, answers: list[bool]) ->
 @torch.inference_mode()
 def test_what_is_not_there_is_not_read() -> None:
     """Tokens outside the vocabulary and sentences beyond the positions are refused, as PyTorch refuses them."""
-    sub = _native(_random_super()).extract(SPACE.smallest())
+    sub = native_super(random_super()).extract(SPACE.smallest())
     with pytest.raises(IndexError, match="61 is out of range: use 0 to 60"):
         sub.encode(torch.tensor([[5, 61, EOS]]))
     with pytest.raises(IndexError, match="-1 is out of range"):
         sub.encode(torch.tensor([[5, -1, EOS]]))
     with pytest.raises(IndexError, match="49 tokens are too long: there are positions for 48"):
-        sub.encode(_sentences([49]))
-    encoded = sub.encode(_sentences([4]))
+        sub.encode(made_up_sentences([49]))
+    encoded = sub.encode(made_up_sentences([4]))
     with pytest.raises(IndexError, match="83 is out of range"):
         sub.start(encoded, 1).step(torch.tensor([83]))
     with pytest.raises(IndexError, match="60 tokens are too long"):
@@ -235,10 +187,10 @@ def test_what_is_not_there_is_not_read() -> None:
 def test_damaged_weights_show() -> None:
     """What is no number does not vanish on the way: a damaged matrix makes scores that are no numbers."""
     for name in ("encoder.0.feed_forward.expand.weight", "decoder.0.self_attention.qkv.weight"):
-        model = _random_super()
+        model = random_super()
         model.weights[name][:8] = torch.nan
-        sub = _native(model).extract(SPACE.largest())
-        assert sub.start(sub.encode(_sentences([4])), 1).step(torch.tensor([EOS])).isnan().any()
+        sub = native_super(model).extract(SPACE.largest())
+        assert sub.start(sub.encode(made_up_sentences([4])), 1).step(torch.tensor([EOS])).isnan().any()
 
 
 @torch.inference_mode()
@@ -246,7 +198,7 @@ def test_int8_is_close() -> None:
     """int8 weights move no score by more than a few hundredths of the scores' spread, for every golden architecture."""
     for name in ("tiny_shared", "tiny_unshared", "tiny_asym"):
         model = _golden(name)[0]
-        native = _native(model, "int8")
+        native = native_super(model, "int8")
         src = torch.tensor(read_json(name, "batches.json")["leftpad"]["src_tokens"])
         for config in hat_configs(name).values():
             tokens = torch.full((src.shape[0],), EOS)
@@ -273,10 +225,10 @@ def test_int8_never_overflows() -> None:
     model.weights["decoder.0.feed_forward.expand.weight"].zero_()
     model.weights["decoder.0.feed_forward.expand.bias"].fill_(3.0)  # every hidden unit at its largest
     model.weights["decoder.0.feed_forward.contract.weight"][::2] *= -1  # all of one sign within an output
-    src, tokens, config = _sentences([4]), torch.tensor([EOS]), space.largest()
+    src, tokens, config = made_up_sentences([4]), torch.tensor([EOS]), space.largest()
     theirs, mine = (
         sub.start(sub.encode(src), 1).step(tokens)
-        for sub in (model.extract(config), _native(model, "int8").extract(config))
+        for sub in (model.extract(config), native_super(model, "int8").extract(config))
     )
     torch.testing.assert_close(mine, theirs, atol=0.05, rtol=0)
 
@@ -285,7 +237,7 @@ def test_int8_never_overflows() -> None:
 @pytest.mark.parametrize("num_threads", [2, 3])
 def test_threads_change_nothing(num_threads: int, precision: Precision) -> None:
     """Threads that share a product, on more or fewer CPUs than there are of them, change no bit of the result."""
-    native = _native(_golden("space0_recipe")[0], precision)
+    native = native_super(_golden("space0_recipe")[0], precision)
     config = hat_configs("space0_recipe")["smallest"]
     src = torch.tensor(read_json("space0_recipe", "batches.json")["leftpad"]["src_tokens"])
     one, several = (

@@ -16,6 +16,7 @@ from dynhat_runtime.offline import commands, profile
 from dynhat_runtime.offline.commands import EvaluateOptions, evaluate_bundle, profile_bundle
 from dynhat_runtime.offline.profile import ProfileOptions
 from dynhat_runtime.operating_point import OperatingPointTable
+from tests.listed_tokens import shortlist_of
 from tests.native_library import native_library
 from tests.toy_bundle import write_toy_bundle
 from tests.toy_text import toy_pairs, write_pairs
@@ -126,6 +127,46 @@ def test_int8_points_have_scores_of_their_own(bundle_path: Path, points_file: Pa
     assert [(p.dev_loss, p.bleu) for p in again] == [(None, None), (None, None)]
     assert all(p.dev_loss is not None for p in first)
     assert [(p.precision, p.num_threads) for p in first] == [("fp32", 1), ("fp32", 1)]
+
+
+def test_points_get_the_shortlist(bundle_path: Path, points_file: Path, test_set: Path) -> None:
+    """Points measured with the shortlist say so and have scores of their own; the loss is the whole vocabulary's."""
+    bundle = Bundle.open(bundle_path)
+    # Only the end of a sentence is listed: what is said with it is nothing.
+    sizes = bundle.spec.src_vocab_size, bundle.spec.tgt_vocab_size
+    only_the_end = shortlist_of({}, src_vocab_size=sizes[0], tgt_vocab_size=sizes[1], common=[2, 300])
+    bundle = bundle.with_shortlist(only_the_end.as_bytes({}))
+    _profile(bundle_path, points_file=points_file, dev=test_set, test=test_set)
+    without = Bundle.open(bundle_path).table()
+    assert without.shortlist_sha256 is None
+    for has_shortlist in (True, None):  # all get it; each keeps its own
+        profile_bundle(
+            bundle_path, points_file=None, dev=None, test=test_set, options=OPTIONS, out=None,
+            has_shortlist=has_shortlist,
+        )  # fmt: skip
+        table = Bundle.open(bundle_path).table()
+        assert table.shortlist_sha256 == bundle.shortlist_sha256
+        assert all(point.has_shortlist for point in table)
+        assert [point.dev_loss for point in table] == [point.dev_loss for point in without]
+        assert all(with_it.chrf != point.chrf for with_it, point in zip(table, without, strict=True))
+    profile_bundle(
+        bundle_path, points_file=None, dev=None, test=None, options=OPTIONS, out=None, has_shortlist=False
+    )
+    again = Bundle.open(bundle_path).table()
+    assert [(p.has_shortlist, p.bleu, p.dev_loss) for p in again] == [
+        (False, None, point.dev_loss) for point in without
+    ]
+    (row, *_) = evaluate_bundle(bundle_path, test_set)
+    assert row["chrf"] == without[row["id"]].chrf
+
+
+def test_a_shortlist_that_is_not_there(bundle_path: Path, points_file: Path) -> None:
+    """Points cannot be measured with one before it was made."""
+    with pytest.raises(BundleError, match="the bundle has none: make it with 'dynhat make-shortlist'"):
+        profile_bundle(
+            bundle_path, points_file=points_file, dev=None, test=None, options=OPTIONS, out=None,
+            has_shortlist=True,
+        )  # fmt: skip
 
 
 def test_table_elsewhere_leaves_the_bundle_alone(

@@ -181,6 +181,28 @@ def test_tables_without_precisions_are_fp32(tmp_path: Path) -> None:
     assert made.precisions == ("fp32",)
 
 
+def test_tables_without_shortlists_have_none(tmp_path: Path) -> None:
+    """A table from before points could have a shortlist loads, and none has."""
+    made = table(three_points())
+    content = made.model_dump(mode="json")
+    del content["shortlist_sha256"]
+    for each in content["points"]:
+        del each["has_shortlist"]
+    file = tmp_path / "old.json"
+    file.write_text(json.dumps(content))
+    assert OperatingPointTable.load(file) == made
+    assert not any(point.has_shortlist for point in made)
+
+
+def test_a_point_with_an_unnamed_shortlist_is_refused(tmp_path: Path) -> None:
+    """A table says which shortlist its points were measured with."""
+
+    def change(content: Any) -> None:
+        content["points"][1]["has_shortlist"] = True
+
+    assert "shortlist_sha256 does not say which" in _load_error(_saved(tmp_path, change))
+
+
 def test_precision_by_name() -> None:
     """Every precision has its name; another lists them."""
     assert [precision_called(name) for name in ("fp32", "int8")] == list(PRECISIONS)

@@ -137,6 +137,14 @@ def test_names_say_the_precision() -> None:
     ]
 
 
+def test_names_say_the_shortlist() -> None:
+    """It stands between precision and threads, and the architecture's name is the one without it."""
+    fast = Contender(CONFIG, id="mine", precision="int8", num_threads=2, has_shortlist=True)
+    ids = with_ids([fast, replace(fast, precision="fp32", num_threads=1), replace(fast, has_shortlist=False)])
+    assert ids == ["mine-int8-short-t2", "mine-short", "mine-int8-t2"]
+    assert {architecture_name(point_id) for point_id in ids} == {"mine"}
+
+
 def test_a_point_by_the_name_of_its_architecture() -> None:
     """An id goes first; without one of that name, the fastest point of that architecture is meant."""
     made = table(three_points())

@@ -16,6 +16,7 @@ from dynhat_runtime.model.native_network import NativeSubTransformer
 from dynhat_runtime.model.sub_transformer import SubTransformer
 from dynhat_runtime.runtime import Runtime, build_runtime
 from dynhat_runtime.settings import Settings, load_settings
+from tests.listed_tokens import random_shortlist
 from tests.tiny_bundle import SENTENCES, tiny_table
 
 PATIENCE_S = 30.0
@@ -110,6 +111,17 @@ def test_a_table_that_cannot_be(run: Callable[..., Runtime], folder: Path) -> No
     shutil.rmtree(folder)
     with pytest.raises(BundleError):
         runtime.renew(settings(folder, table=other))
+    assert translate(runtime)
+
+
+def test_another_shortlist_needs_a_restart(run: Callable[..., Runtime], folder: Path) -> None:
+    """What is loaded once, and what points are cut out with, is not exchanged beneath them."""
+    runtime = run()
+    bundle = Bundle.open(folder)
+    sizes = bundle.spec.src_vocab_size, bundle.spec.tgt_vocab_size
+    bundle.with_shortlist(random_shortlist(*sizes, per_token=3).as_bytes({}))
+    with pytest.raises(BundleError, match="the vocabulary shortlist is another now: restart to load it"):
+        runtime.renew(settings(folder))
     assert translate(runtime)
 
 

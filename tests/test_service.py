@@ -405,6 +405,7 @@ def test_operating_points(client: TestClient) -> None:
         "latency_ms",
         "precision",
         "num_threads",
+        "has_shortlist",
         "num_parameters",
         "dev_loss",
         "bleu",

@@ -15,6 +15,15 @@ from dynhat_runtime.cli.root import BundleOption, JsonOption, TableOption, app, 
 from dynhat_runtime.errors import SettingsError
 from dynhat_runtime.operating_point import precision_called
 
+ShortlistOption = Annotated[
+    bool | None,
+    typer.Option(
+        "--shortlist/--no-shortlist",
+        help="Points with or without the bundle's vocabulary shortlist; profile: without it each point's own, "
+        "export-points: both.",
+    ),
+]
+
 
 @app.command()
 def profile(
@@ -58,6 +67,7 @@ def profile(
     device: Annotated[
         str | None, typer.Option(help="Of published points those of this device, such as jetson-nano-gpu.")
     ] = None,
+    shortlist: ShortlistOption = None,
     dev: Annotated[
         Path | None, typer.Option(help="With --points: dev set (.tsv.gz) to measure each point's dev loss.")
     ] = None,
@@ -90,11 +100,14 @@ def profile(
             options=ProfileOptions(num_runs=runs or 30, beam_size=beam),
             precision=None if precision is None else precision_called(precision),
             num_threads=threads,
+            has_shortlist=shortlist,
             out=out,
         )
         typer.echo(f"wrote {where}", err=True)
         return
-    for name, value in (("--from", points_file), ("--device", device), ("--dev", dev), ("--test", test)):
+    for name, value in (
+        ("--from", points_file), ("--device", device), ("--shortlist", shortlist), ("--dev", dev), ("--test", test),
+    ):  # fmt: skip
         if value is not None:
             raise SettingsError(f"{name} is for operating points: give --points too, or leave it out")
     from dynhat_runtime.offline.commands import profile_dataset
@@ -180,6 +193,7 @@ def export_points(
         list[int] | None,
         typer.Option(min=1, max=64, help="That share each matrix product, may be repeated; without it 1."),
     ] = None,
+    shortlist: ShortlistOption = None,
     out: Annotated[Path | None, typer.Option(help="Write the table here instead of into the bundle.")] = None,
     work_dir: Annotated[
         Path, typer.Option(help="Keeps losses and scores as they come, and what became of every candidate.")
@@ -209,6 +223,7 @@ def export_points(
             max_points=max_points,
             precisions=tuple(precision_called(name) for name in precision or ()) or None,
             nums_threads=tuple(threads or (1,)),
+            have_shortlists=None if shortlist is None else (shortlist,),
             profile=ProfileOptions(num_runs=runs, beam_size=beam),
         ),
         out=out,

@@ -1,4 +1,4 @@
-"""Commands that make models (extra [offline]): train, export, import, convert.
+"""Commands that make models (extra [offline]): train, export, import, convert, make a shortlist.
 
 Imports nothing heavy until a command needs it, so that help and a refused option come at once.
 """
@@ -180,3 +180,49 @@ def export_ctranslate2(
 
     where = export_point(bundle_path(bundle), point, out, quantization)
     typer.echo(f"wrote {where}", err=True)
+
+
+@app.command("make-shortlist")
+def make_shortlist(
+    data_dir: Annotated[Path, typer.Option(help="Folder below which the training text lies.")],
+    bundle: BundleOption = None,
+    recipe: Annotated[
+        Path | None, typer.Option(help="Names the text; without it the bundle's training record does.")
+    ] = None,
+    dev: Annotated[Path | None, typer.Option(help="Dev set (.tsv.gz) to measure what lists hold on.")] = None,
+    per_token: Annotated[
+        int | None, typer.Option(min=1, help="Target tokens a source token may have beside the common ones.")
+    ] = None,
+    common: Annotated[
+        int | None, typer.Option(min=1, help="Most frequent target tokens, which every list has.")
+    ] = None,
+    seed: Annotated[int, typer.Option(min=0, help="Of the draw of pairs by the corpora's weights.")] = 1,
+) -> None:
+    """Learn which target tokens may translate which source tokens, and write that list into the bundle (minutes).
+
+    A point with a shortlist scores some hundreds of tokens per step, not the whole vocabulary. Measure points with it
+    afterwards: 'dynhat profile --points --shortlist', or 'dynhat export-points', where both kinds contend.
+
+    \b
+    Example:
+      dynhat make-shortlist --bundle my-bundle --data-dir DATA --dev DEV.tsv.gz
+      dynhat profile --points --bundle my-bundle --shortlist --test TEST.tsv.gz
+    """
+    need_offline()
+    from dynhat_runtime.model.checkpoint import Bundle
+    from dynhat_runtime.offline.make_shortlist import NUM_COMMON, NUM_PER_TOKEN, ShortlistOptions
+    from dynhat_runtime.offline.make_shortlist import make_shortlist as make
+
+    options = ShortlistOptions(per_token or NUM_PER_TOKEN, common or NUM_COMMON, seed)
+    made = make(Bundle.open(bundle_path(bundle)), data_dir, options, recipe=recipe, dev=dev)
+    if made.coverage is not None:
+        found = made.coverage
+        typer.echo(
+            f"{found.token_fraction:.2%} of the reference tokens listed, {found.sentence_fraction:.1%} of the "
+            f"references entirely; {found.mean_listed:.0f} tokens on a list"
+        )
+    typer.echo(
+        f"wrote {made.size_bytes / 1024:.0f} KiB learned from {made.num_pairs} pairs into {made.bundle.path}; measure "
+        "points with it: 'dynhat profile --points --shortlist'",
+        err=True,
+    )

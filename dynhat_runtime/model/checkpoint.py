@@ -5,6 +5,7 @@
     super_transformer.safetensors weights (by default half precision at rest, single precision in memory)
     tokenizer.model               sentencepiece; other text pipelines have other files (`TEXT_FILES`)
     training_record.json          data, licences, steps, seed, losses
+    shortlist.safetensors         which target tokens may translate which source tokens, where it was learned
     tables/<device>.json          operating points, one table per measured device
 
 Reads no text and trains nothing. A file that is missing, truncated or altered is named, with the remedy.
@@ -27,13 +28,15 @@ from torch import Tensor
 
 from dynhat_runtime.design_space import DesignSpace
 from dynhat_runtime.errors import BundleError, DesignSpaceError, first_complaint
+from dynhat_runtime.model.shortlist import Shortlist
 from dynhat_runtime.model.super_transformer import SuperTransformer, SuperTransformerSpec
 from dynhat_runtime.model.weights_file import Content, map_file, tensors_of
 from dynhat_runtime.monitor.identity import device_name
 from dynhat_runtime.operating_point import OperatingPointTable
 
-MANIFEST, MODEL, WEIGHTS, TRAINING_RECORD, TABLES = (
+MANIFEST, MODEL, WEIGHTS, TRAINING_RECORD, TABLES, SHORTLIST = (
     "manifest.json", "model.json", "super_transformer.safetensors", "training_record.json", "tables",
+    "shortlist.safetensors",
 )  # fmt: skip
 REQUIRED_FILES = (MODEL, WEIGHTS, TRAINING_RECORD)
 
@@ -115,6 +118,11 @@ class Bundle:
         """Identifies the SuperTransformer that a table was measured on."""
         return self.manifest.files[WEIGHTS].sha256
 
+    @property
+    def shortlist_sha256(self) -> str | None:
+        """Identifies the vocabulary shortlist that a table was measured with; None where there is none."""
+        return self.manifest.files[SHORTLIST].sha256 if SHORTLIST in self.manifest.files else None
+
     @classmethod
     def open(cls, path: Path) -> Bundle:
         """Read the manifest and check every file it lists.
@@ -146,6 +154,18 @@ class Bundle:
         return SuperTransformer(
             self.spec, {name: w.to(device, torch.float32, copy=True) for name, w in weights.items()}
         )
+
+    def shortlist(self) -> Shortlist | None:
+        """Which target tokens may translate which source tokens; None where nobody has learned it.
+
+        Raises:
+            BundleError: The file does not hold what it should.
+        """
+        if SHORTLIST not in self.contents:
+            return None
+        sizes = self.spec.src_vocab_size, self.spec.tgt_vocab_size
+        content = bytes(self.contents[SHORTLIST])
+        return Shortlist.of_bytes(content, sizes, str(self.path / SHORTLIST))
 
     def text_file(self, name: str) -> bytes:
         """Content of one of the text pipeline's files."""
@@ -193,6 +213,11 @@ class Bundle:
             raise BundleError(
                 f"{path}: was measured on other weights: measure it again with 'dynhat profile --points'"
             )
+        if table.shortlist_sha256 not in (None, self.shortlist_sha256):
+            raise BundleError(
+                f"{path}: was measured with another vocabulary shortlist: measure it again with 'dynhat profile "
+                f"--points --from {path}'"
+            )
         table.check_against(self.design_space)
         return table
 
@@ -202,8 +227,24 @@ class Bundle:
         Raises:
             BundleError: The bundle's folder cannot be written.
         """
-        name = f"{TABLES}/{_slug(table.device.name)}.json"
-        content = table.as_json().encode()
+        return self._with_file(f"{TABLES}/{_slug(table.device.name)}.json", table.as_json().encode())
+
+    def with_shortlist(self, content: bytes) -> Bundle:
+        """Write a vocabulary shortlist into the bundle and return the bundle with it.
+
+        Raises:
+            BundleError: The bundle's folder cannot be written, or a table was measured with another shortlist.
+        """
+        new_sha256 = FileRecord.of(content).sha256
+        stale = [table for table in self.tables() if table.shortlist_sha256 not in (None, new_sha256)]
+        if stale:
+            raise BundleError(
+                f"{self.path}: points on {stale[0].device.name} were measured with the shortlist there is: measure "
+                "them without first, with 'dynhat profile --points --no-shortlist'"
+            )
+        return self._with_file(SHORTLIST, content)
+
+    def _with_file(self, name: str, content: bytes) -> Bundle:
         files = {**self.manifest.files, name: FileRecord.of(content)}
         manifest = self.manifest.model_copy(update={"files": files})
         _write_all(self.path, {name: content, MANIFEST: _manifest_json(manifest)})

@@ -16,8 +16,10 @@ import torch
 from torch import Tensor
 
 from dynhat_runtime.design_space import SubTransformerConfig
-from dynhat_runtime.errors import NativeUnavailableError
+from dynhat_runtime.errors import BundleError, NativeUnavailableError
 from dynhat_runtime.model.native_network import NativeSuperTransformer
+from dynhat_runtime.model.shortlist import Shortlist
+from dynhat_runtime.model.shortlisted import ShortlistedSubTransformer
 from dynhat_runtime.model.super_transformer import SuperTransformer, SuperTransformerSpec
 from dynhat_runtime.native.library import load
 from dynhat_runtime.operating_point import PRECISIONS, OperatingPoint, Precision
@@ -60,6 +62,26 @@ class Decodable(Protocol):
         """Begin decoding with `num_beams` rows per sentence."""
 
 
+class ComputingPoint(Protocol):
+    """An operating point, measured or to be: an architecture, and how it computes."""
+
+    @property
+    def config(self) -> SubTransformerConfig:
+        """The architecture."""
+
+    @property
+    def precision(self) -> Precision:
+        """How its matrices are kept."""
+
+    @property
+    def num_threads(self) -> int:
+        """Threads that share each matrix product."""
+
+    @property
+    def has_shortlist(self) -> bool:
+        """Whether it says what is on the sentence's vocabulary shortlist only."""
+
+
 PreparedSuper = SuperTransformer | NativeSuperTransformer
 """One precision's network, ready to be cut."""
 
@@ -71,13 +93,20 @@ class DecodableSuper:
     Attributes:
         spec: What the weights' shapes follow from.
         by_precision: The network as each precision keeps it.
+        shortlist: Which tokens may translate a sentence; None where nobody has learned it.
     """
 
     spec: SuperTransformerSpec
     by_precision: Mapping[Precision, PreparedSuper]
+    shortlist: Shortlist | None = None
 
     def extract(
-        self, config: SubTransformerConfig, precision: Precision = "fp32", num_threads: int = 1
+        self,
+        config: SubTransformerConfig,
+        precision: Precision = "fp32",
+        num_threads: int = 1,
+        *,
+        has_shortlist: bool = False,
     ) -> Decodable:
         """Cut out one SubTransformer; copies no weight.
 
@@ -85,12 +114,26 @@ class DecodableSuper:
             config: The architecture.
             precision: One that was prepared.
             num_threads: Threads that share each matrix product; PyTorch's own number is the process's.
+            has_shortlist: Whether it says what is on the sentence's vocabulary shortlist only.
 
         Raises:
             DesignSpaceError: `config` lies outside the design space.
+            BundleError: There is no shortlist.
         """
         assert precision in self.by_precision, f"prepared for {list(self.by_precision)}, not for {precision}"
-        return _extract(self.by_precision[precision], config, num_threads)
+        shortlist = _needed(self.shortlist) if has_shortlist else None
+        return _extract(self.by_precision[precision], config, num_threads, shortlist)
+
+    def point(self, point: ComputingPoint) -> Decodable:
+        """Cut out an operating point, computing as it says.
+
+        Raises:
+            DesignSpaceError: Its architecture lies outside the design space.
+            BundleError: It needs a shortlist, and there is none.
+        """
+        return self.extract(
+            point.config, point.precision, point.num_threads, has_shortlist=point.has_shortlist
+        )
 
     @property
     def size_bytes(self) -> int:
@@ -114,13 +157,16 @@ def available_precisions(super_transformer: SuperTransformer) -> tuple[Precision
 #   2  the native decoder is there                                -> native
 #   3  otherwise                                                  -> PyTorch, and the log says what to do about it
 def for_decoding(
-    super_transformer: SuperTransformer, precisions: Sequence[Precision] = ("fp32",)
+    super_transformer: SuperTransformer,
+    precisions: Sequence[Precision] = ("fp32",),
+    shortlist: Shortlist | None = None,
 ) -> DecodableSuper:
     """The same network, packed or laid out as decoding reads it, once for every precision.
 
     Args:
         super_transformer: As loaded; not kept where it is packed.
         precisions: Those that points will be cut out of.
+        shortlist: For those that are to have one.
 
     Raises:
         NativeUnavailableError: A precision was asked for that only the native decoder has, and it is not there.
@@ -134,11 +180,11 @@ def for_decoding(
             logger.warning("%s", error)
         else:
             packed = {p: NativeSuperTransformer(super_transformer, p, library) for p in precisions}
-            return DecodableSuper(super_transformer.spec, packed)
+            return DecodableSuper(super_transformer.spec, packed, shortlist)
     if set(precisions) != {"fp32"}:
         raise NativeUnavailableError(complaint)
     laid_out = super_transformer.laid_out_for_decoding()
-    return DecodableSuper(laid_out.spec, {"fp32": laid_out})
+    return DecodableSuper(laid_out.spec, {"fp32": laid_out}, shortlist)
 
 
 class PointCutter:
@@ -148,13 +194,14 @@ class PointCutter:
     not there is replaced by fp32: slower, and no worse than promised.
     """
 
-    def __init__(self, read: Callable[[], SuperTransformer]) -> None:
+    def __init__(self, read: Callable[[], SuperTransformer], shortlist: Shortlist | None = None) -> None:
         """Nothing is read yet.
 
         Args:
             read: Gives the weights whenever a precision has to be prepared; they are not kept.
+            shortlist: For points that have one.
         """
-        self._read = read
+        self._read, self._shortlist = read, shortlist
         self._prepared: dict[Precision, PreparedSuper] = {}
         self._available: tuple[Precision, ...] = PRECISIONS
 
@@ -162,7 +209,7 @@ class PointCutter:
         """Every point ready to decode, by its id.
 
         Raises:
-            BundleError: The weights cannot be read.
+            BundleError: The weights cannot be read, or a point needs a shortlist and there is none.
             DesignSpaceError: A point lies outside the design space.
         """
         points = tuple(points)
@@ -174,7 +221,10 @@ class PointCutter:
                 )
         return {
             point.id: _extract(
-                self._prepared[self._used_for(point.precision)], point.config, point.num_threads
+                self._prepared[self._used_for(point.precision)],
+                point.config,
+                point.num_threads,
+                _needed(self._shortlist) if point.has_shortlist else None,
             )
             for point in points
         }
@@ -191,11 +241,28 @@ class PointCutter:
         return precision if precision in self._available else "fp32"
 
 
-def _extract(network: PreparedSuper, config: SubTransformerConfig, num_threads: int) -> Decodable:
+def _extract(
+    network: PreparedSuper, config: SubTransformerConfig, num_threads: int, shortlist: Shortlist | None
+) -> Decodable:
     """Cut out one SubTransformer; PyTorch's threads are the process's."""
     if isinstance(network, NativeSuperTransformer):
-        return network.extract(config, num_threads)
-    return network.extract(config)
+        return network.extract(config, num_threads, shortlist)
+    sub = network.extract(config)
+    return sub if shortlist is None else ShortlistedSubTransformer(sub, shortlist)
+
+
+def _needed(shortlist: Shortlist | None) -> Shortlist:
+    """The shortlist that a point is served with.
+
+    Raises:
+        BundleError: There is none.
+    """
+    if shortlist is None:
+        raise BundleError(
+            "a point is served with a vocabulary shortlist, and the bundle has none: make it with 'dynhat "
+            "make-shortlist'"
+        )
+    return shortlist
 
 
 def _size_bytes(network: PreparedSuper) -> int:

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from dynhat_runtime.design_space import SubTransformerConfig
+from dynhat_runtime.model.shortlist import Shortlist
 from dynhat_runtime.model.super_transformer import SuperTransformer, SuperTransformerSpec
 from dynhat_runtime.native import structures as c
 from dynhat_runtime.native.library import Library
@@ -58,19 +59,22 @@ class NativeSuperTransformer:
         }
         self._vectors = {name: weight for name, weight in weights.items() if weight.ndim == 1}
 
-    def extract(self, config: SubTransformerConfig, num_threads: int = 1) -> NativeSubTransformer:
+    def extract(
+        self, config: SubTransformerConfig, num_threads: int = 1, shortlist: Shortlist | None = None
+    ) -> NativeSubTransformer:
         """Cut out one SubTransformer: sizes and pointers, no weight is copied.
 
         Args:
             config: The architecture.
             num_threads: Threads that share each of its matrix products, the calling one included.
+            shortlist: Which tokens may translate a sentence; without it all.
 
         Raises:
             DesignSpaceError: `config` lies outside the design space.
         """
         self.spec.design_space.check(config)
         return NativeSubTransformer(
-            config, self.spec, Point(self._library, self._network(config, num_threads), self)
+            config, self.spec, Point(self._library, self._network(config, num_threads), self), shortlist
         )
 
     @property
@@ -170,14 +174,22 @@ class NativeSubTransformer:
 
     device = CPU
 
-    def __init__(self, config: SubTransformerConfig, spec: SuperTransformerSpec, point: Point) -> None:
+    def __init__(
+        self,
+        config: SubTransformerConfig,
+        spec: SuperTransformerSpec,
+        point: Point,
+        shortlist: Shortlist | None,
+    ) -> None:
         self.config, self.src_vocab_size = config, spec.src_vocab_size
-        self._pad_id, self._point = spec.pad_id, point
+        self._pad_id, self._point, self._shortlist = spec.pad_id, point, shortlist
 
     def encode(self, src_tokens_BS: Tensor) -> Encoding:
         """Encode token ids (B, S) that end in eos; padding may stand on either side and costs nothing."""
-        rows = src_tokens_BS.numpy()
-        return self._point.encode([row[row != self._pad_id] for row in rows])
+        sentences = [row[row != self._pad_id] for row in src_tokens_BS.numpy()]
+        if self._shortlist is None:
+            return self._point.encode(sentences)
+        return self._point.encode(sentences, [self._shortlist.listed(sentence) for sentence in sentences])
 
     def start(self, encoded: Encoding, num_beams: int) -> NativeDecoder:
         """Begin decoding with `num_beams` rows per sentence."""

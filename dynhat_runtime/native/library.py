@@ -22,7 +22,7 @@ _SIGNATURES: dict[str, tuple[Any, tuple[Any, ...]]] = {
     "pack_int8": (None, (c_void_p, c_int, c_int, c_int, c_void_p, c_void_p)),
     "encode": (c_void_p, (POINTER(Network), c_void_p, c_void_p, c_int)),
     "free_encoding": (None, (c_void_p,)),
-    "start": (c_void_p, (POINTER(Network), c_void_p, c_int, c_int)),
+    "start": (c_void_p, (POINTER(Network), c_void_p, c_void_p, c_void_p, c_int, c_int)),
     "free_decoder": (None, (c_void_p,)),
     "step": (c_int, (c_void_p, c_void_p, c_void_p)),
     "keep": (None, (c_void_p, c_void_p, c_int)),

@@ -57,19 +57,36 @@ class Point:
     def __init__(self, library: Library, network: Network, *needs: object) -> None:
         self.library, self.network, self._needs = library, network, needs
 
-    def encode(self, sentences: Sequence[NDArray[np.int64]]) -> Encoding:
+    def encode(
+        self, sentences: Sequence[NDArray[np.int64]], listed: Sequence[Int32s] | None = None
+    ) -> Encoding:
         """Encode sentences of token ids, none of them empty.
+
+        Args:
+            sentences: Source tokens.
+            listed: Per sentence the target tokens it may be translated with, ascending and not none; without it all.
 
         Raises:
             IndexError: A token is outside the vocabulary, or a sentence longer than there are positions for.
         """
-        return Encoding(self, sentences)
+        return Encoding(self, sentences, None if listed is None else _Listed(self, listed))
+
+
+class _Listed:
+    """Target tokens of several sentences, as C reads them."""
+
+    def __init__(self, point: Point, lists: Sequence[Int32s]) -> None:
+        self.counts = np.array([len(tokens) for tokens in lists], np.int32)
+        assert self.counts.min() > 0, "an empty list"
+        self.tokens = _token_ids(np.concatenate(lists), point.network.output.num_out)
 
 
 class Encoding:
-    """Encoder outputs of several sentences."""
+    """Encoder outputs of several sentences, and the target tokens each may be translated with."""
 
-    def __init__(self, point: Point, sentences: Sequence[NDArray[np.int64]]) -> None:
+    def __init__(
+        self, point: Point, sentences: Sequence[NDArray[np.int64]], listed: _Listed | None = None
+    ) -> None:
         lengths = np.array([len(sentence) for sentence in sentences], np.int32)
         assert lengths.size > 0, "no sentences"
         assert lengths.min() > 0, "an empty sentence"
@@ -77,7 +94,8 @@ class Encoding:
         _check_positions(int(lengths.max()), src)
         tokens = _token_ids(np.concatenate(sentences), src.vocab_size)
         library = point.library
-        self.num_sentences = len(lengths)
+        self.num_sentences, self.listed = len(lengths), listed
+        assert listed is None or len(listed.counts) == len(lengths), "one list per sentence"
         self._owner = _Owner(
             library.encode(
                 ctypes.byref(point.network), tokens.ctypes.data, lengths.ctypes.data, self.num_sentences
@@ -92,14 +110,22 @@ class Encoding:
 
 
 class Decoder:
-    """Decodes sentences with several rows each, one position at a time."""
+    """Decodes sentences with several rows each, one position at a time. What is not listed for a sentence scores minus
+    infinity."""
 
     def __init__(self, point: Point, encoding: Encoding, num_beams: int) -> None:
         self._point, self._library = point, point.library
         self.num_sentences, self.num_beams = encoding.num_sentences, num_beams
         self.num_rows, self.length = encoding.num_sentences * num_beams, 0
         self._owner = _Owner(
-            self._library.start(ctypes.byref(point.network), encoding.pointer, num_beams, INITIAL_CAPACITY),
+            self._library.start(
+                ctypes.byref(point.network),
+                encoding.pointer,
+                None if encoding.listed is None else encoding.listed.tokens.ctypes.data,
+                None if encoding.listed is None else encoding.listed.counts.ctypes.data,
+                num_beams,
+                INITIAL_CAPACITY,
+            ),
             self._library.free_decoder,
             point,
         )
@@ -185,7 +211,7 @@ def _hypothesis(library: Library, search: int, sentence: int, index: int) -> Raw
     return RawHypothesis(tokens.tolist(), totals.tolist())
 
 
-def _token_ids(ids: NDArray[np.int64], end: int) -> Int32s:
+def _token_ids(ids: NDArray[np.int64] | Int32s, end: int) -> Int32s:
     """Ids as C reads them.
 
     Raises:

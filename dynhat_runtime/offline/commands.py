@@ -79,10 +79,11 @@ def profile_bundle(
     out: Path | None,
     precision: Precision | None = None,
     num_threads: int | None = None,
+    has_shortlist: bool | None = None,
 ) -> Path:
     """Measure the points of a bundle and write the table; returns where.
 
-    With a precision or a number of threads all points get it; without, each keeps its own.
+    With a precision, a number of threads or a choice of shortlist all points get it; without, each keeps its own.
 
     Raises:
         DynhatError: What is wrong with the bundle, the points or the test sets.
@@ -100,6 +101,15 @@ def profile_bundle(
             else replace(point, precision=precision, quality=PointQuality())
             for point in points
         ]
+    if has_shortlist is not None:  # nor are scores; a loss is the whole vocabulary's either way
+        points = [
+            point
+            if point.has_shortlist == has_shortlist
+            else replace(
+                point, has_shortlist=has_shortlist, quality=PointQuality(dev_loss=point.quality.dev_loss)
+            )
+            for point in points
+        ]
     if num_threads is not None:
         points = [replace(point, num_threads=num_threads) for point in points]
     console = Console(stderr=True)
@@ -113,7 +123,12 @@ def profile_bundle(
         precisions=precisions_of(points),
     )
     points = [
-        replace(point, quality=scorer.quality(point.config, point.precision, point.id, point.quality))
+        replace(
+            point,
+            quality=scorer.quality(
+                point.config, point.precision, point.id, point.quality, has_shortlist=point.has_shortlist
+            ),
+        )
         for point in points
     ]
     return put_table(bundle, profile_points(bundle, scorer.decoding, points, options, console), out)
@@ -280,7 +295,7 @@ def evaluate_bundle(
     for file, option in ((options.csv, "--csv"), (options.markdown, "--markdown")):
         if file is not None:
             check_writable(file, option)
-    super_transformer = for_decoding(bundle.super_transformer(), precisions_of(points))
+    super_transformer = for_decoding(bundle.super_transformer(), precisions_of(points), bundle.shortlist())
     translator = Translator.of_bundle(bundle)
     penalty = bundle.manifest.length_penalty if options.length_penalty is None else options.length_penalty
     search = BeamOptions(beam_size=options.beam_size, length_penalty=penalty)
@@ -289,7 +304,7 @@ def evaluate_bundle(
     with EvaluationProgress([table.reference_latency_ms(point) for point in points], len(pairs)) as progress:
         for point in points:
             progress.begin(point.id)
-            sub = super_transformer.extract(point.config, point.precision, point.num_threads)
+            sub = super_transformer.point(point)
             translations = translate_all(translator, sub, sources, search, progress.advance)
             row = {
                 "id": point.id,

@@ -1,7 +1,8 @@
 """`dynhat export-points`: from a search's front to the table of operating points that the daemon loads.
 
 In this order, cheap before dear: (1) spread the candidates over the predicted latencies; (2) measure, at every
-precision and number of threads, each one's dev loss and its latency on this device; (3) drop what something faster
+precision and number of threads, with a vocabulary shortlist and without, each one's dev loss and its latency on this
+device; (3) drop what something faster
 says as well; (4) keep as many as the table should have; (5) score those on the test set; (6) measure them at every
 length and resource state; (7) drop again what the final figures show to be dominated. Losses and scores are kept in a
 file, so that an interrupted run goes on.
@@ -42,11 +43,12 @@ from dynhat_runtime.offline.profile import (
 )
 from dynhat_runtime.offline.searched_points import read_searched_points
 from dynhat_runtime.offline.text_files import check_writable, write_text
-from dynhat_runtime.operating_point import OperatingPointTable, Precision
+from dynhat_runtime.operating_point import OperatingPoint, OperatingPointTable, Precision
 
 FIGURES_FILE, CANDIDATES_FILE = "figures.jsonl", "candidates.csv"
 CANDIDATE_COLUMNS = (
-    "id", "gene", "precision", "num_threads", "num_decoder_layers", "predicted_ms", "latency_ms", "dev_loss", "fate",
+    "id", "gene", "precision", "num_threads", "has_shortlist", "num_decoder_layers", "predicted_ms", "latency_ms",
+    "dev_loss", "fate",
 )  # fmt: skip
 
 
@@ -59,6 +61,8 @@ class ExportOptions:
     precisions: tuple[Precision, ...] | None = None
     """None takes all that can be computed here."""
     nums_threads: tuple[int, ...] = (1,)
+    have_shortlists: tuple[bool, ...] | None = None
+    """With a shortlist, without, or both; None means both where the bundle has one."""
     profile: ProfileOptions = ProfileOptions()  # noqa: RUF009  # frozen: a shared default cannot be changed
 
 
@@ -100,17 +104,23 @@ class PointExporter:
     def _measured(self, chosen: Sequence[Contender]) -> list[Contender]:
         """Candidates computing in every way, with dev loss and reference latency."""
         contenders = [
-            replace(candidate, precision=precision, num_threads=num_threads)
+            replace(candidate, precision=precision, num_threads=num_threads, has_shortlist=has_shortlist)
             for candidate in chosen
             for precision in self._scorer.precisions
             for num_threads in self._options.nums_threads
+            for has_shortlist in self._have_shortlists()
         ]
         is_hidden = not self._console.is_terminal
         shown = track(contenders, "dev loss of the candidates", console=self._console, disable=is_hidden)
         losses = [self._scorer.dev_loss(c.config, c.precision) for c in shown]
         points = [
             PointToMeasure(
-                str(number), candidate.config, PointQuality(), candidate.precision, candidate.num_threads
+                str(number),
+                candidate.config,
+                PointQuality(),
+                candidate.precision,
+                candidate.num_threads,
+                candidate.has_shortlist,
             )
             for number, candidate in enumerate(contenders)
         ]
@@ -120,6 +130,11 @@ class PointExporter:
             for number, (candidate, loss) in enumerate(zip(contenders, losses, strict=True))
         ]
 
+    def _have_shortlists(self) -> tuple[bool, ...]:
+        if self._options.have_shortlists is not None:
+            return self._options.have_shortlists
+        return (False,) if self._bundle.shortlist_sha256 is None else (False, True)
+
     def _profiled(self, kept: Sequence[Contender]) -> OperatingPointTable:
         """The table of these candidates, scored and measured in full."""
         ids = with_ids(kept)
@@ -127,9 +142,10 @@ class PointExporter:
             PointToMeasure(
                 point_id,
                 c.config,
-                self._scorer.quality(c.config, c.precision, point_id),
+                self._scorer.quality(c.config, c.precision, point_id, has_shortlist=c.has_shortlist),
                 c.precision,
                 c.num_threads,
+                c.has_shortlist,
             )
             for point_id, c in zip(ids, kept, strict=True)
         ]
@@ -153,10 +169,10 @@ class PointExporter:
         table: OperatingPointTable,
     ) -> list[tuple[Contender, str]]:
         """Every candidate with what became of it, fastest first, those not measured last."""
-        point_of = {(point.config, point.precision, point.num_threads): point for point in table}
+        point_of = {_computing(point): point for point in table}
         fates: list[tuple[Contender, str]] = []
         for candidate in sorted(measured, key=lambda c: c.latency_ms or 0.0):
-            point = point_of.get((candidate.config, candidate.precision, candidate.num_threads))
+            point = point_of.get(_computing(candidate))
             if point is not None:
                 fates.append((replace(candidate, id=point.id), "operating point"))
             elif candidate in kept:
@@ -183,6 +199,7 @@ class PointExporter:
                     gene,
                     c.precision,
                     c.num_threads,
+                    c.has_shortlist,
                     num_layers,
                     c.predicted_ms,
                     c.latency_ms,
@@ -191,6 +208,11 @@ class PointExporter:
                 ]
             )
         return text.getvalue()
+
+
+def _computing(point: Contender | OperatingPoint) -> tuple[object, ...]:
+    """What makes it another point than others."""
+    return point.config, point.precision, point.num_threads, point.has_shortlist
 
 
 def candidates_in(path: Path, space: DesignSpace) -> list[Contender]:

@@ -39,6 +39,7 @@ class NamedConfig(BaseModel):
     cross_attention_span: int = 1
     precision: Precision = "fp32"
     num_threads: Annotated[int, Field(ge=1, le=64)] = 1
+    has_shortlist: bool = False
 
     def config(self, space: DesignSpace) -> SubTransformerConfig:
         """The architecture, alike in every layer.
@@ -101,7 +102,12 @@ def points_from_file(path: Path, space: DesignSpace) -> list[PointToMeasure]:
         try:
             points.append(
                 PointToMeasure(
-                    point.id, point.config(space), PointQuality(), point.precision, point.num_threads
+                    point.id,
+                    point.config(space),
+                    PointQuality(),
+                    point.precision,
+                    point.num_threads,
+                    point.has_shortlist,
                 )
             )
         except DesignSpaceError as error:

@@ -69,13 +69,16 @@ class PointScorer:
         # Losses are computed many sentences at a time, decoding row by row: each has its own layout.
         self._trained = bundle.super_transformer()
         self.precisions = tuple(precisions or available_precisions(self._trained))
-        self.decoding = for_decoding(self._trained, self.precisions)
+        self.decoding = for_decoding(self._trained, self.precisions, bundle.shortlist())
         self._translator = Translator.of_bundle(bundle)
         tokenizer = self._translator.tokenizer
         self._dev_batches = [] if dev_pairs is None else dev_batches(self._trained, tokenizer, dev_pairs)
 
     def dev_loss(self, config: SubTransformerConfig, precision: Precision = "fp32") -> float:
-        """Label-smoothed cross-entropy per target token, natural logarithm; needs a dev set."""
+        """Label-smoothed cross-entropy per target token, natural logarithm; needs a dev set.
+
+        Over the whole vocabulary, with a shortlist as without: it judges the network.
+        """
         assert self._dev is not None
 
         def measure() -> Figures:
@@ -92,13 +95,15 @@ class PointScorer:
         precision: Precision,
         label: str,
         known: PointQuality = NOTHING_KNOWN,
+        *,
+        has_shortlist: bool = False,
     ) -> PointQuality:
         """What is `known` of an architecture, with what there is text for measured; `label` names it in progress."""
         quality = known
         if self._dev is not None:
             quality = replace(quality, dev_loss=self.dev_loss(config, precision))
         if self._test is not None:
-            scores = self._scores(config, precision, label, self._test)
+            scores = self._scores(config, precision, label, self._test, has_shortlist)
             quality = replace(
                 quality,
                 bleu=float(scores["bleu"] or 0),
@@ -108,14 +113,16 @@ class PointScorer:
             )
         return quality
 
-    def _scores(self, config: SubTransformerConfig, precision: Precision, label: str, test: Path) -> Figures:
+    def _scores(
+        self, config: SubTransformerConfig, precision: Precision, label: str, test: Path, has_shortlist: bool
+    ) -> Figures:
         sources = [source for source, _ in self._test_pairs]
         references = [target for _, target in self._test_pairs]
         beam = f"beam:{self._search.beam_size}"
 
         def measure() -> Figures:
             with _bar(self._console, f"translating with {label}", len(sources)) as show:
-                sub = self.decoding.extract(config, precision)
+                sub = self.decoding.extract(config, precision, has_shortlist=has_shortlist)
                 translations = translate_all(self._translator, sub, sources, self._search, show)
             found = score(translations, references, test.name.split(".")[0])
             return {
@@ -125,7 +132,11 @@ class PointScorer:
                 "chrf_signature": f"{found.chrf_signature}|{beam}",
             }
 
-        search = {"beam_size": self._search.beam_size, "length_penalty": self._search.length_penalty}
+        search: dict[str, object] = {
+            "beam_size": self._search.beam_size,
+            "length_penalty": self._search.length_penalty,
+            **({"shortlist_sha256": self._bundle.shortlist_sha256} if has_shortlist else {}),
+        }
         return self._cache.get({**self._key(config, precision, test), **search}, measure)
 
     def _key(self, config: SubTransformerConfig, precision: Precision, text: Path) -> dict[str, object]:

@@ -17,6 +17,9 @@ from dynhat_runtime.operating_point import PRECISIONS, OperatingPoint, Operating
 
 T = TypeVar("T")
 
+SHORTLIST_SUFFIX = "-short"
+"""What the id of a point ends in that has a vocabulary shortlist, before its threads."""
+
 
 @dataclass(frozen=True, slots=True)
 class Contender:
@@ -33,6 +36,7 @@ class Contender:
     id: str | None = None
     precision: Precision = "fp32"
     num_threads: int = 1
+    has_shortlist: bool = False
     predicted_ms: float | None = None
     dev_loss: float | None = None
     latency_ms: float | None = None
@@ -101,7 +105,7 @@ def with_ids(contenders: Sequence[Contender]) -> list[str]:
 
     Rules: (1) an id that was given stays. (2) Another is `l` and the number of decoder layers, such as `l3`;
     (3) where several have that many, a letter follows, fastest first: `l3-a`, `l3-b`. (4) One architecture has one
-    name; a precision other than fp32 and threads beyond one follow it: `l3-a-int8-t2`.
+    name; a precision other than fp32, a vocabulary shortlist and threads beyond one follow it: `l3-a-int8-short-t2`.
     """
     named = {contender.config: contender.id for contender in contenders}
     names = dict(zip(named, _names([(name, config) for config, name in named.items()]), strict=True))
@@ -110,7 +114,7 @@ def with_ids(contenders: Sequence[Contender]) -> list[str]:
 
 def architecture_name(point_id: str) -> str:
     """The id of an operating point without how it computes."""
-    return re.sub(rf"(?<=.)(-({'|'.join(PRECISIONS)}))?(-t\d+)?$", "", point_id)
+    return re.sub(rf"(?<=.)(-({'|'.join(PRECISIONS)}))?({SHORTLIST_SUFFIX})?(-t\d+)?$", "", point_id)
 
 
 def point_called(table: OperatingPointTable, name: str) -> OperatingPoint:
@@ -128,7 +132,9 @@ def point_called(table: OperatingPointTable, name: str) -> OperatingPoint:
 
 def _suffix(contender: Contender) -> str:
     precision = "" if contender.precision == "fp32" else f"-{contender.precision}"
-    return precision if contender.num_threads == 1 else f"{precision}-t{contender.num_threads}"
+    shortlist = SHORTLIST_SUFFIX if contender.has_shortlist else ""
+    threads = "" if contender.num_threads == 1 else f"-t{contender.num_threads}"
+    return precision + shortlist + threads
 
 
 def _names(configs: Sequence[tuple[str | None, SubTransformerConfig]]) -> list[str]:

@@ -82,6 +82,7 @@ class PointToMeasure:
     quality: PointQuality
     precision: Precision = "fp32"
     num_threads: int = 1
+    has_shortlist: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,7 +98,14 @@ class ProfileOptions:
 def points_of_table(table: OperatingPointTable) -> list[PointToMeasure]:
     """The points of a table measured elsewhere, with their quality."""
     return [
-        PointToMeasure(point.id, point.config, PointQuality.of(point), point.precision, point.num_threads)
+        PointToMeasure(
+            point.id,
+            point.config,
+            PointQuality.of(point),
+            point.precision,
+            point.num_threads,
+            point.has_shortlist,
+        )
         for point in table
     ]
 
@@ -151,10 +159,7 @@ def reference_latencies(
 
 
 def _cut_out(super_transformer: DecodableSuper, points: Sequence[PointToMeasure]) -> dict[str, Decodable]:
-    return {
-        point.id: super_transformer.extract(point.config, point.precision, point.num_threads)
-        for point in points
-    }
+    return {point.id: super_transformer.point(point) for point in points}
 
 
 @contextlib.contextmanager
@@ -314,6 +319,7 @@ def _table(
         ),
         design_space=space.name,
         weights_sha256=bundle.weights_sha256,
+        shortlist_sha256=bundle.shortlist_sha256 if any(p.has_shortlist for p in points) else None,
         reference_num_tokens=REFERENCE_LENGTH,
         default_latency_budget_ms=reference_ms(ordered[-1].id, most_cpus, 0),
         points=tuple(
@@ -322,6 +328,7 @@ def _table(
                 config=point.config,
                 precision=point.precision,
                 num_threads=point.num_threads,
+                has_shortlist=point.has_shortlist,
                 num_parameters=space.num_parameters(point.config),
                 latencies=tuple(rows[point.id]),
                 **asdict(point.quality),

@@ -130,13 +130,17 @@ class FigureMaker:
                 latency_ms=self._table.reference_latency_ms(point),
                 num_decoder_layers=point.config.num_decoder_layers,
                 num_parameters=point.num_parameters,
-                quality=scorer.quality(point.config, point.precision, point.id),
+                quality=scorer.quality(
+                    point.config, point.precision, point.id, has_shortlist=point.has_shortlist
+                ),
             )
             for point in self._table
         )
 
     def inherited_and_alone(self, inherited: Bundle, alone: dict[str, Bundle]) -> Comparison:
         """Table I: points inherited from a SuperTransformer beside the same architectures trained alone.
+
+        Both say what they would of the whole vocabulary: what is compared is weights.
 
         Raises:
             DynhatError: An id the table does not have, or a bundle that holds another architecture.

@@ -234,6 +234,8 @@ class PointDescription(BaseModel):
     """At the table's reference length, with all CPUs."""
     precision: Precision
     num_threads: int
+    has_shortlist: bool
+    """Whether it says only what is on a sentence's vocabulary shortlist; its dev loss is the whole vocabulary's."""
     num_parameters: int
     dev_loss: float | None
     bleu: float | None

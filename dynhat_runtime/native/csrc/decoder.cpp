@@ -13,7 +13,7 @@ int rounded_up(int n) { return (n + kLanes - 1) / kLanes * kLanes; }
 
 }  // namespace
 
-Decoder::Decoder(const DynhatNetwork& network, const Encoding& encoding, int num_beams, int capacity)
+Decoder::Decoder(const DynhatNetwork& network, const Encoding& encoding, Listed listed, int num_beams, int capacity)
     : net_(network),
       dim_(network.tgt.dim),
       width_(network.qkv_dim),
@@ -32,7 +32,7 @@ Decoder::Decoder(const DynhatNetwork& network, const Encoding& encoding, int num
   query_.resize(size_t(num_rows_) * width_);
   context_.resize(size_t(num_rows_) * width_);
   hidden_.resize(size_t(num_rows_) * hidden);
-  logits_.resize(size_t(num_rows_) * net_.output.num_out);
+  list_outputs(listed, encoding.num_sentences());
   const int widest = std::max({dim_, width_, hidden, encoding.dim});
   const int most_rows = std::max(num_rows_, encoding.num_rows());
   quantised_.resize(size_t(most_rows) * even(widest));
@@ -40,6 +40,18 @@ Decoder::Decoder(const DynhatNetwork& network, const Encoding& encoding, int num
   scratch_ = {quantised_.data(), row_scales_.data()};
   project_memory(encoding);
   reserve(capacity);
+}
+
+void Decoder::list_outputs(Listed listed, int num_sentences) {
+  if (listed.tokens == nullptr) {
+    outputs_.emplace_back(net_.output);
+  } else {
+    outputs_.reserve(num_sentences);
+    for (int s = 0; s < num_sentences; listed.tokens += listed.counts[s++])
+      outputs_.emplace_back(net_.output, listed.tokens, listed.counts[s]);
+  }
+  for (const Output& output : outputs_) logits_stride_ = std::max(logits_stride_, output.size());
+  logits_.resize(size_t(num_rows_) * logits_stride_);
 }
 
 void Decoder::project_memory(const Encoding& encoding) {
@@ -107,7 +119,7 @@ float* Decoder::cached(int layer, int t, int row) {
   return &cache_[((size_t(layer) * capacity_ + t) * max_rows_ + row) * 2 * width_];
 }
 
-float* Decoder::step(const int32_t* tokens) {
+void Decoder::step(const int32_t* tokens) {
   if (position_ == capacity_) reserve(2 * capacity_);
   for (int r = 0; r < num_rows_; ++r) {
     embed(net_.tgt, tokens[r], position_, &x_[size_t(r) * dim_]);
@@ -120,8 +132,16 @@ float* Decoder::step(const int32_t* tokens) {
     for (int r = 0; r < num_rows_; ++r) normalise(net_.decoder_norm, &x_[size_t(r) * dim_], &normed_[size_t(r) * dim_]);
     last = normed_.data();
   }
-  times(net_.output, last, dim_, logits_.data(), net_.output.num_out, Then::kStore);
-  return logits_.data();
+  project_outputs(last);
+}
+
+// All rows that share an output at once.
+void Decoder::project_outputs(const float* last) {
+  for (int first = 0, end; first < num_rows_; first = end) {
+    for (end = first + 1; end < num_rows_ && &output(end) == &output(first); ++end) {}
+    team_.multiply({output(first).matrix(), last + size_t(first) * dim_, scores(first), scratch_, dim_, logits_stride_,
+                    end - first, Then::kStore});
+  }
 }
 
 void Decoder::layer(int index) {
@@ -200,7 +220,9 @@ void Decoder::after(const DynhatNorm& norm) {
 size_t Decoder::size_bytes() const {
   size_t floats = cache_.size();
   for (const Cross& cross : cross_) floats += cross.keys.size() + cross.values.size();
-  return floats * sizeof(float);
+  size_t bytes = floats * sizeof(float);
+  for (const Output& output : outputs_) bytes += output.size_bytes();
+  return bytes;
 }
 
 }  // namespace dynhat

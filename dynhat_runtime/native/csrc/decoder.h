@@ -6,20 +6,31 @@
 
 #include "encoder.h"
 #include "layers.h"
+#include "output.h"
 #include "product.h"
 #include "network.h"
 #include "team.h"
 
 namespace dynhat {
 
+// Tokens that sentences may be translated with, one sentence's after the other, ascending; none: the whole vocabulary.
+struct Listed {
+  const int32_t* tokens;
+  const int32_t* counts;  // per sentence, at least 1
+};
+
 class Decoder {
  public:
   // `capacity`: positions there is room for at first; it doubles when they are used up.
-  Decoder(const DynhatNetwork& network, const Encoding& encoding, int num_beams, int capacity);
+  Decoder(const DynhatNetwork& network, const Encoding& encoding, Listed listed, int num_beams, int capacity);
 
-  // Scores before softmax of what follows each row's last token, one row after the other: the caller's to write to,
+  // One more position: computes `scores` of every row.
+  void step(const int32_t* tokens);
+
+  // Scores before softmax of what follows a row's last token, at the places of its `output`: the caller's to write to,
   // until the next step.
-  float* step(const int32_t* tokens);
+  float* scores(int row) { return &logits_[size_t(row) * logits_stride_]; }
+  const Output& output(int row) const { return outputs_[outputs_.size() == 1 ? 0 : sentence_of_row_[row]]; }
 
   // Continues with these rows, in this order. Nothing moves but the rows' lists of ancestors.
   void keep(const int32_t* rows, int num_rows);
@@ -40,7 +51,9 @@ class Decoder {
     std::vector<float> keys, values;
   };
 
+  void list_outputs(Listed listed, int num_sentences);
   void project_memory(const Encoding& encoding);
+  void project_outputs(const float* last);
   void layer(int index);
   void attend_self(const DynhatSelfAttention& attention, int index);
   void attend_cross(const DynhatCrossAttention& attention, int index);
@@ -55,6 +68,8 @@ class Decoder {
   std::vector<int> sentence_of_row_, spare_sentences_;
   std::vector<int> memory_lengths_, memory_strides_;  // per layer and sentence: positions, and rounded up
   std::vector<size_t> key_starts_, value_starts_;     // per layer and sentence: where they begin
+  std::vector<Output> outputs_;  // one for all sentences, or one each
+  int logits_stride_ = 0;
   std::vector<Cross> cross_;
   std::vector<float> cache_;  // [layer][position][row][keys and values]
   std::vector<int32_t> ancestors_, spare_ancestors_;  // [row][position]

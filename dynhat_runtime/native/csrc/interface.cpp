@@ -2,7 +2,6 @@
 // library.py has validated already; catches what may be thrown, since C has no exceptions.
 #include <algorithm>
 #include <chrono>
-#include <cstring>
 #include <new>
 
 #include "decoder.h"
@@ -50,9 +49,10 @@ DYNHAT_EXPORT Encoding* dynhat_encode(const DynhatNetwork* network, const int32_
 
 DYNHAT_EXPORT void dynhat_free_encoding(Encoding* encoding) { delete encoding; }
 
-DYNHAT_EXPORT Decoder* dynhat_start(const DynhatNetwork* network, const Encoding* encoding, int num_beams,
-                                    int capacity) try {
-  return new Decoder(*network, *encoding, num_beams, capacity);
+// `listed`: tokens each sentence may be translated with, one sentence's after the other; null: the whole vocabulary.
+DYNHAT_EXPORT Decoder* dynhat_start(const DynhatNetwork* network, const Encoding* encoding, const int32_t* listed,
+                                    const int32_t* listed_counts, int num_beams, int capacity) try {
+  return new Decoder(*network, *encoding, {listed, listed_counts}, num_beams, capacity);
 } catch (const std::bad_alloc&) {
   return nullptr;
 }
@@ -60,8 +60,10 @@ DYNHAT_EXPORT Decoder* dynhat_start(const DynhatNetwork* network, const Encoding
 DYNHAT_EXPORT void dynhat_free_decoder(Decoder* decoder) { delete decoder; }
 
 DYNHAT_EXPORT int dynhat_step(Decoder* decoder, const int32_t* tokens, float* logits) try {
-  const float* found = decoder->step(tokens);
-  std::memcpy(logits, found, sizeof(float) * decoder->num_rows() * decoder->vocab_size());
+  decoder->step(tokens);
+  const int vocab = decoder->vocab_size();
+  for (int r = 0; r < decoder->num_rows(); ++r)
+    decoder->output(r).spread(decoder->scores(r), logits + size_t(r) * vocab, vocab);
   return 0;
 } catch (const std::bad_alloc&) {
   return -1;

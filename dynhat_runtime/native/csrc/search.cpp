@@ -63,7 +63,7 @@ bool Search::step() {
   const int position = decoder_.position(), beam = options_.beam_size;
   std::copy(tokens_.begin(), tokens_.end(), said_[position].begin());
   std::copy(totals_.begin(), totals_.end(), said_totals_[position].begin());
-  logits_ = decoder_.step(tokens_.data());
+  decoder_.step(tokens_.data());
   parents_.clear();
   size_t num_survivors = 0;
   for (size_t place = 0; place < active_.size(); ++place) {
@@ -112,28 +112,31 @@ void Search::go_on(const Candidate& candidate) {
 void Search::only_eos(int first_row) {
   candidates_.clear();
   for (int row = first_row; row < first_row + options_.beam_size; ++row) {
-    const float* logits = logits_ + static_cast<size_t>(row) * decoder_.vocab_size();
-    if (totals_[row] > kNever)
-      offer({logits[options_.eos_id] - log_sum_exp(logits, decoder_.vocab_size()) + totals_[row], row, options_.eos_id});
+    const float* logits = decoder_.scores(row);
+    const Output& output = decoder_.output(row);
+    const int eos = output.place(options_.eos_id);
+    if (eos >= 0 && totals_[row] > kNever)
+      offer({logits[eos] - log_sum_exp(logits, output.size()) + totals_[row], row, options_.eos_id});
   }
 }
 
 void Search::best_candidates(int first_row, bool is_too_short) {
   candidates_.clear();
-  const int vocab = decoder_.vocab_size();
   for (int row = first_row; row < first_row + options_.beam_size; ++row) {
     if (!(totals_[row] > kNever)) continue;
-    float* logits = logits_ + static_cast<size_t>(row) * vocab;
-    const float share = log_sum_exp(logits, vocab);  // before anything is ruled out: it still has its share
-    logits[options_.pad_id] = kNever;
-    if (is_too_short) logits[options_.eos_id] = kNever;
-    int token = 0;
-    for (; token + kLanes <= vocab; token += kLanes) {
+    float* logits = decoder_.scores(row);
+    const Output& output = decoder_.output(row);
+    const int count = output.size(), pad = output.place(options_.pad_id), eos = output.place(options_.eos_id);
+    const float share = log_sum_exp(logits, count);  // before anything is ruled out: it still has its share
+    if (pad >= 0) logits[pad] = kNever;
+    if (is_too_short && eos >= 0) logits[eos] = kNever;
+    int place = 0;
+    for (; place + kLanes <= count; place += kLanes) {
       // Cheap and a little too generous; `offer` decides.
-      if (!any_above(load(logits + token), bar(row, share))) continue;
-      for (int i = token; i < token + kLanes; ++i) offer({logits[i] - share + totals_[row], row, i});
+      if (!any_above(load(logits + place), bar(row, share))) continue;
+      for (int i = place; i < place + kLanes; ++i) offer({logits[i] - share + totals_[row], row, output.token(i)});
     }
-    for (; token < vocab; ++token) offer({logits[token] - share + totals_[row], row, token});
+    for (; place < count; ++place) offer({logits[place] - share + totals_[row], row, output.token(place)});
   }
 }
 

@@ -46,7 +46,6 @@ class Search {
   Decoder& decoder_;
   const SearchOptions options_;
   const int num_candidates_;
-  float* logits_ = nullptr;                       // of the step being looked at
   std::vector<int> max_lengths_, active_;         // active_: sentences still searched
   std::vector<int32_t> tokens_, parents_;         // per row: its last token; the row it goes on from
   std::vector<float> totals_;                     // per row
