@@ -10,6 +10,7 @@ from __future__ import annotations
 import argparse
 import asyncio
 import json
+import random
 import sys
 import time
 from collections import Counter
@@ -20,6 +21,8 @@ from urllib.parse import quote_plus, urlsplit
 
 from benchmarks.sentences import SENTENCES, sentences_of_30_words
 
+SPREAD = (0.75, 1.25)
+"""Of the wait that Retry-After asks for, so that those refused together do not come again together."""
 ANSWER_S = 120.0
 """How long an answer may take before it counts as lost."""
 
@@ -51,6 +54,8 @@ class Answer:
     status: int
     is_last: bool
     """The server closes the connection behind it."""
+    retry_after_s: float
+    """When to come again after a refusal; 1 where nothing is said."""
 
 
 class LostError(Exception):
@@ -88,8 +93,8 @@ def _request(host: str, number: int, text: str) -> bytes:
 class Client:
     """One client: at most one connection, at most one request at a time."""
 
-    def __init__(self, address: tuple[str, int], pause_s: float, fates: Fates) -> None:
-        """Ask at `address`; come again `pause_s` after a refusal; note in `fates`."""
+    def __init__(self, address: tuple[str, int], pause_s: float | None, fates: Fates) -> None:
+        """Ask at `address`; come again `pause_s` after a refusal, None: when Retry-After says; note in `fates`."""
         self._address = address
         self._pause_s = pause_s
         self._fates = fates
@@ -133,7 +138,8 @@ class Client:
         if answer.is_last:
             self._hang_up()
         if answer.status != 200:
-            await asyncio.sleep(self._pause_s)
+            pause_s = answer.retry_after_s * random.uniform(*SPREAD) if self._pause_s is None else self._pause_s
+            await asyncio.sleep(pause_s)
 
     def _hang_up(self) -> None:
         if self._streams is not None:
@@ -155,10 +161,15 @@ async def _read_answer(reader: asyncio.StreamReader) -> Answer:
     if len(parts) < 2 or not parts[1].isdigit() or not headers.get("content-length", "").isdigit():
         raise LostError(f"{first!r} is no answer with a length")
     await reader.readexactly(int(headers["content-length"]))
-    return Answer(int(parts[1]), headers.get("connection", "").lower() == "close")
+    retry_after = headers.get("retry-after", "")
+    return Answer(
+        status=int(parts[1]),
+        is_last=headers.get("connection", "").lower() == "close",
+        retry_after_s=float(retry_after) if retry_after.isdigit() else 1.0,
+    )
 
 
-async def ask(url: str, num_clients: int, seconds: float, pause_s: float) -> Fates:
+async def ask(url: str, num_clients: int, seconds: float, pause_s: float | None) -> Fates:
     """All clients at once, begun over a second so that they do not march in step."""
     address = urlsplit(url)
     assert address.hostname is not None
@@ -184,7 +195,7 @@ def main(arguments: Sequence[str]) -> None:
     parser.add_argument("url", help="where the daemon listens")
     parser.add_argument("--clients", type=int, default=200, help="how many (200)")
     parser.add_argument("--seconds", type=float, default=60.0, help="how long new requests are sent (60)")
-    parser.add_argument("--pause-s", type=float, default=0.25, help="wait of a client that was refused (0.25)")
+    parser.add_argument("--pause-s", type=float, help="wait of a refused client (what Retry-After says)")
     asked = parser.parse_args(arguments)
     fates = asyncio.run(ask(asked.url, asked.clients, asked.seconds, asked.pause_s))
     print(json.dumps({each.name: getattr(fates, each.name) for each in fields(fates)}), flush=True)

@@ -36,7 +36,7 @@ class Effort:
         seconds: How long.
         warm_up_s: Of these, until memory is expected to stay.
         drain_after_s: How long clients ask before SIGTERM in the drain.
-        pause_s: How long a refused client waits before it asks again.
+        pause_s: How long a refused client waits before it asks again; None does as Retry-After says.
         queue_limit_requests: How many requests may wait in the daemon.
     """
 
@@ -44,7 +44,7 @@ class Effort:
     seconds: float = 60.0
     warm_up_s: float = 20.0
     drain_after_s: float = 6.0
-    pause_s: float = 0.25
+    pause_s: float | None = None
     queue_limit_requests: int = 64
 
 
@@ -103,15 +103,20 @@ class Drained:
 
 
 @contextlib.contextmanager
-def serving(bundle: Path, effort: Effort) -> Iterator[tuple[Child, str]]:
+def serving(bundle: Path, queue_limit_requests: int | None = None) -> Iterator[tuple[Child, str]]:
     """A fresh daemon on a free port, ready, and its address; in the end it is stopped.
+
+    Args:
+        bundle: What it serves.
+        queue_limit_requests: How many requests may wait; None leaves it at the default.
 
     Raises:
         BenchmarkError: It did not come up.
     """
     # Only what is said here: no DYNHAT_ variables of the shell's.
     environment = {name: value for name, value in os.environ.items() if not name.startswith("DYNHAT_")}
-    environment["DYNHAT_QUEUE_LIMIT_REQUESTS"] = str(effort.queue_limit_requests)
+    if queue_limit_requests is not None:
+        environment["DYNHAT_QUEUE_LIMIT_REQUESTS"] = str(queue_limit_requests)
     environment["DYNHAT_LOG_FORMAT"] = "json"
     arguments = ["-m", "dynhat_runtime", "serve", "--port", "0", "--bundle", str(bundle)]
     with child(arguments, environment) as process:
@@ -165,7 +170,9 @@ def drain(process: Child, url: str, effort: Effort) -> Drained:
 @contextlib.contextmanager
 def _clients(url: str, effort: Effort, seconds: float) -> Iterator[Child]:
     """All clients, in a process of their own."""
-    asked = ["--clients", str(effort.num_clients), "--seconds", str(seconds), "--pause-s", str(effort.pause_s)]
+    asked = ["--clients", str(effort.num_clients), "--seconds", str(seconds)]
+    if effort.pause_s is not None:
+        asked += ["--pause-s", str(effort.pause_s)]
     with child(["-m", "benchmarks.load_clients", url, *asked]) as clients:
         yield clients
 

@@ -319,7 +319,7 @@ class _Daemon:
         await _first_of(idle, hurry, timeout_s=max(0.0, deadline_s - time.monotonic()))
         if not idle.done():
             logger.warning("giving up on %d requests in flight", self._lifecycle.num_in_flight)
-        is_hurried = hurry.done()
+        is_hurried = self._server.force_exit = hurry.done()
         idle.cancel()
         hurry.cancel()
         await asyncio.wait({loading})

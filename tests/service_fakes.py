@@ -127,6 +127,11 @@ class FakeEngine:
         """Sentences waiting."""
         return self.queue_load.sentences
 
+    def check_room(self) -> None:
+        """As full as it was told to be."""
+        if isinstance(self.failure, EngineOverloadedError):
+            raise self.failure
+
     def count_src_tokens(self, texts: Sequence[str]) -> list[tuple[int, ...]]:
         """A token for each word, and eos; only letters are translated."""
         return [(len(text.split()) + 1,) if any(map(str.isalpha, text)) else () for text in texts]

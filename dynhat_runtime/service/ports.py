@@ -101,6 +101,14 @@ class EnginePort(Protocol):
     def guard_retries(self) -> Mapping[str, int]:
         """Requests translated once more because their output was degenerate, by its fault."""
 
+    def check_room(self) -> None:
+        """Refuse before a request is looked at, if there is no room for any.
+
+        Raises:
+            EngineOverloadedError: The queue is full.
+            EngineStoppedError: The engine is stopping.
+        """
+
     def count_src_tokens(self, texts: Sequence[str]) -> list[tuple[int, ...]]:
         """Per text, the length in tokens of everything that is decoded at once."""
 
