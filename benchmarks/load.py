@@ -1,7 +1,7 @@
 """`python -m benchmarks.load`: many more clients than the daemon has room for, a stop in their midst, and nonsense.
 
 The real daemon (`dynhat serve`) as a process. Sections: load (every answer 200, 429 or 503, memory, health answers
-meanwhile), drain (SIGTERM under that load), fuzz (requests made up from the OpenAPI description). Writes a dated report.
+meanwhile), drain (SIGTERM under that load), fuzz (requests made up from the OpenAPI description). Writes a report.
 """
 
 from __future__ import annotations
@@ -143,7 +143,9 @@ def run(asked: argparse.Namespace, command: str) -> int:
         results.append(_sections(asked)[name](bundle.path))
     report = as_report(environment, command, results)
     if not asked.quick or asked.out is not None:
-        _write((asked.out or ROOT / "docs/benchmarks") / f"{environment.measured_at[:10]}-{REPORT}.md", report)
+        _write(
+            (asked.out or ROOT / "docs/benchmarks") / f"{environment.measured_at[:10]}-{REPORT}.md", report
+        )
     print(json.dumps(as_json(environment, command, results), indent=1) if asked.json else report)
     return 0 if all(check.holds for result in results for check in result.checks) else 1
 

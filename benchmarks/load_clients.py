@@ -86,8 +86,8 @@ def _request(host: str, number: int, text: str) -> bytes:
             f"text={quote_plus(text)}&source_lang=EN&target_lang=DE",
         ),
     )[number % 3]
-    head = f"POST {path} HTTP/1.1\r\nHost: {host}\r\nContent-Type: {content_type}\r\nContent-Length: {len(body)}\r\n\r\n"
-    return f"{head}{body}".encode()
+    headers = f"Host: {host}\r\nContent-Type: {content_type}\r\nContent-Length: {len(body)}\r\n"
+    return f"POST {path} HTTP/1.1\r\n{headers}\r\n{body}".encode()
 
 
 class Client:
@@ -138,7 +138,9 @@ class Client:
         if answer.is_last:
             self._hang_up()
         if answer.status != 200:
-            pause_s = answer.retry_after_s * random.uniform(*SPREAD) if self._pause_s is None else self._pause_s
+            pause_s = (
+                answer.retry_after_s * random.uniform(*SPREAD) if self._pause_s is None else self._pause_s
+            )
             await asyncio.sleep(pause_s)
 
     def _hang_up(self) -> None:

@@ -24,7 +24,11 @@ def of_load(effort: Effort, loaded: Loaded) -> Result:
     rss_mib = [sample.rss_mib for sample in loaded.memory if sample.at_s >= loaded.warm_up_s]
     figures = [
         Figure("answer 200", "ms", Summary.of(fates["accepted_ms"])),
-        *([Figure("answer 429 or 503", "ms", Summary.of(fates["refused_ms"]))] if fates["refused_ms"] else []),
+        *(
+            [Figure("answer 429 or 503", "ms", Summary.of(fates["refused_ms"]))]
+            if fates["refused_ms"]
+            else []
+        ),
         Figure("/livez and /readyz", "ms", Summary.of(health_ms), (Aim("p99", MOST_HEALTH_MS),)),
         Figure("resident memory after the warm-up", "MiB", Summary.of(rss_mib)),
     ]
@@ -34,11 +38,12 @@ def of_load(effort: Effort, loaded: Loaded) -> Result:
         name="load",
         title=f"{effort.num_clients} clients for {effort.seconds:g} s",
         how=(
-            f"The daemon may let {effort.queue_limit_requests} requests wait. Each client has a connection of its own and "
-            f"sends a request as soon as it has the answer to the one before; after a refusal it waits {_pause(effort)}. "
-            "A third of the requests each go to /v1/translate, /translate and /v2/translate, with sentences of 4 to 33 "
-            "words and short texts of three. All clients are one process, the asker after the health another, which "
-            "opens a connection for every question, 20 times a second. Times run from sending to the whole answer."
+            f"The daemon may let {effort.queue_limit_requests} requests wait. Each client has a connection of its own "
+            "and sends a request as soon as it has the answer to the one before; after a refusal it waits "
+            f"{_pause(effort)}. A third of the requests each go to /v1/translate, /translate and /v2/translate, "
+            "with sentences of 4 to 33 words and short texts of three. All clients are one process, the asker after "
+            "the health another, which opens a connection for every question, 20 times a second. Times run from "
+            "sending to the whole answer."
         ),
         figures=tuple(figures),
         checks=(
@@ -46,8 +51,8 @@ def of_load(effort: Effort, loaded: Loaded) -> Result:
             _none_lost(fates),
             Check(f"all {len(loaded.probes)} health answers are 200", not bad_health),
             Check(
-                f"memory is flat: {loaded.rss_growth_mib:+.1f} MiB from the first third after {loaded.warm_up_s:g} s to "
-                f"the last ({growth_fraction:+.1%}, at most {MOST_GROWTH_FRACTION:.0%})",
+                f"memory is flat: {loaded.rss_growth_mib:+.1f} MiB from the first third after {loaded.warm_up_s:g} s "
+                f"to the last ({growth_fraction:+.1%}, at most {MOST_GROWTH_FRACTION:.0%})",
                 growth_fraction <= MOST_GROWTH_FRACTION,
             ),
         ),
@@ -70,8 +75,8 @@ def of_drain(effort: Effort, drained: Drained) -> Result:
         name="drain",
         title=f"SIGTERM while {effort.num_clients} clients ask",
         how=(
-            f"The same clients against a fresh daemon; SIGTERM after {effort.drain_after_s:g} s. Every client goes on until "
-            "nobody accepts its connection. A request is lost if it was sent and no whole answer came."
+            f"The same clients against a fresh daemon; SIGTERM after {effort.drain_after_s:g} s. Every client goes on "
+            "until nobody accepts its connection. A request is lost if it was sent and no whole answer came."
         ),
         figures=(Figure("from SIGTERM to the end of the process", "s", Summary.of([drained.exit_s])),),
         checks=(
@@ -81,7 +86,10 @@ def of_drain(effort: Effort, drained: Drained) -> Result:
                 f"every translation that the daemon says it answered ({drained.num_answered}) arrived",
                 drained.num_answered == fates["statuses"].get("200", 0),
             ),
-            Check("it gave up on no request, and no client left", not drained.gave_up and not drained.num_abandoned),
+            Check(
+                "it gave up on no request, and no client left",
+                not drained.gave_up and not drained.num_abandoned,
+            ),
             Check(f"it ends with status {drained.exit_status}", drained.exit_status == 0),
         ),
         notes=(

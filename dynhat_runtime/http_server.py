@@ -31,7 +31,9 @@ TICKS_PER_LOOK = 10
 POLL_S = 0.02
 """Between two looks; many turns of the event loop."""
 
-TOO_SLOW_BODY = b'{"error":"the head of the request took longer than %g s to arrive: send it at once"}' % HEAD_S
+TOO_SLOW_BODY = (
+    b'{"error":"the head of the request took longer than %g s to arrive: send it at once"}' % HEAD_S
+)
 TOO_SLOW = (
     b"HTTP/1.1 408 Request Timeout\r\nContent-Type: application/json\r\nConnection: close\r\n"
     b"Content-Length: %d\r\n\r\n%s" % (len(TOO_SLOW_BODY), TOO_SLOW_BODY)
@@ -53,7 +55,7 @@ class Entrance:
 class WaitingForHeads:
     """Which connections wait for the head of a request, and since when.
 
-    uvicorn limits how long a connection may be idle between two requests, and nothing before the first or within a head.
+    uvicorn limits how long a connection may be idle between requests, and nothing before the first or within a head.
     """
 
     def __init__(self) -> None:
@@ -170,7 +172,8 @@ class HttpServer(uvicorn.Server):
     async def stop_accepting(self, listeners: Sequence[socket.socket]) -> None:
         """Leave newcomers in the queue of `listeners`, which stay open; whoever has been accepted is served on.
 
-        For listeners that outlive this process. Only stops looking at them. To close a server would reset whoever has been accepted and is not yet a connection.
+        For listeners that outlive this process. Only stops looking at them: to close a server would reset whoever has
+        been accepted and is not yet a connection.
         """
         self._leaves_queue = True
         if not self._has_begun:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator
 from typing import Any
 
 import pytest
@@ -12,28 +11,18 @@ from fastapi.testclient import TestClient
 from dynhat_runtime.service.app import Terms, create_app
 from dynhat_runtime.service.door import Door
 from dynhat_runtime.service.keys import KeyRing
-from dynhat_runtime.service.lifecycle import Lifecycle, Serving
+from dynhat_runtime.service.lifecycle import Lifecycle
 from dynhat_runtime.service.limits import RequestLimits
-from tests.service_fakes import FakeControl, FakeEngine, make_table, overloaded
+from tests.service_fakes import FakeEngine, make_table, overloaded, ready
 
 KEY = "a key that is long enough"
 HELLO = {"text": ["Hello."], "source_lang": "EN", "target_lang": "DE"}
 
 
-@pytest.fixture
-def engine() -> Iterator[FakeEngine]:
-    """An engine that answers at once."""
-    engine = FakeEngine()
-    yield engine
-    engine.go.set()
-
-
 def client_of(engine: FakeEngine, keys: KeyRing | None = None, char_limit: int = 5000) -> TestClient:
     """A client of a ready daemon."""
-    lifecycle = Lifecycle()
-    lifecycle.ready(Serving(engine, FakeControl(engine)))
     limits = RequestLimits(char_limit=char_limit)
-    return TestClient(create_app(lifecycle, limits, terms=Terms(door=Door(keys))))
+    return TestClient(create_app(ready(engine), limits, terms=Terms(door=Door(keys))))
 
 
 @pytest.fixture

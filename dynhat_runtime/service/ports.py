@@ -7,6 +7,7 @@ from concurrent.futures import Future
 from datetime import datetime
 from typing import Any, Literal, Protocol
 
+from dynhat_runtime.decoding.score import Score
 from dynhat_runtime.decoding_progress import DecodingProgress
 from dynhat_runtime.governor.governor import ObservationResult
 from dynhat_runtime.governor.request_choice import RequestChoice, RequestWish
@@ -52,6 +53,14 @@ class Translated(Protocol):
     @property
     def alternatives(self) -> tuple[str, ...]:
         """Other translations, as many as were asked for and found, better ones first."""
+
+    @property
+    def score(self) -> Score:
+        """How sure the model was of it."""
+
+    @property
+    def alternative_scores(self) -> tuple[Score, ...]:
+        """Likewise of each alternative."""
 
     @property
     def num_guard_retries(self) -> int:
