@@ -242,3 +242,31 @@ def test_languages(client: TestClient) -> None:
     assert client.get("/v2/languages?type=target").json() == target
     assert client.request("GET", "/v2/languages", data={"type": "target"}).json() == target
     check_refusal(client.get("/v2/languages?type=both"), 400, "type")
+
+
+def test_languages_by_resource(client: TestClient) -> None:
+    """/v3/languages tells what each language can be; another resource is refused in DeepL's shape."""
+    answer = client.get("/v3/languages", params={"resource": "translate_text"}).json()
+    said = [(each["lang"], each["usable_as_source"], each["usable_as_target"]) for each in answer]
+    assert said == [("en", True, False), ("de", False, True)]
+    assert answer[0]["features"] == {
+        "tag_handling": {"status": "stable"},
+        "auto_detection": {"status": "stable"},
+    }
+    assert {each["status"] for each in answer} == {"stable"}
+    check_refusal(client.get("/v3/languages", params={"resource": "voice"}), 400, "resource 'voice'")
+    check_refusal(client.get("/v3/languages"), 400, "resource is missing")
+    check_refusal(client.get("/v3/glossaries"), 404, "no such path")
+
+
+def test_splitting_and_non_splitting_tags(client: TestClient, engine: FakeEngine) -> None:
+    """Tags may be named that stand within a sentence, or that end one; HTML's inline tags stand within one."""
+    text = "the <x>big</x> house"
+    assert (
+        ask(client, text=text, tag_handling="xml").json()["translations"][0]["text"] == "THE <x>BIG</x> HOUSE"
+    )
+    ask(client, text=text, tag_handling="xml", non_splitting_tags="y,X")
+    ask(client, text=text.replace("x", "b"), tag_handling="html")
+    ask(client, text=text.replace("x", "b"), tag_handling="html", splitting_tags=["B"])
+    by_itself, as_a_whole = ["the ", "big", " house"], ["the", "big", "house", "the big house"]
+    assert engine.submitted == [by_itself, as_a_whole, as_a_whole, by_itself]

@@ -1,4 +1,4 @@
-"""The DeepL facade: POST /v2/translate, GET /v2/languages and /v2/usage, as DeepL's official clients speak them.
+"""The DeepL facade: POST /v2/translate, GET /v2/languages, /v3/languages and /v2/usage, as DeepL's clients speak them.
 
 Translates texts, plain or with markup. Has no glossaries, documents, formality or context; what would change a
 translation and cannot be had is refused, what cannot do harm is ignored. Sentences are always split: the model
@@ -19,8 +19,10 @@ from dynhat_runtime.service.deepl_models import MODEL_TYPES, choose_point, model
 from dynhat_runtime.service.deepl_schemas import (
     DeeplBody,
     DeeplError,
+    DeeplFeature,
     DeeplLanguage,
     DeeplRequest,
+    DeeplResourceLanguage,
     DeeplTranslateAnswer,
     DeeplTranslation,
     DeeplUsage,
@@ -37,7 +39,7 @@ from dynhat_runtime.service.request_fields import check_choice, check_texts, rea
 from dynhat_runtime.service.translation import Asked
 from dynhat_runtime.text.documents import TagNames
 
-PATHS = ("/v2/translate", "/v2/languages", "/v2/usage")
+PATHS = ("/v2/translate", "/v2/languages", "/v2/usage", "/v3/languages")
 
 ERRORS: dict[int | str, dict[str, Any]] = {
     status: {"model": DeeplError} for status in (400, 403, 408, 413, 429, 500, 503, 504)
@@ -56,6 +58,15 @@ TYPE_PARAMETER = {
     "required": False,
     "description": "the languages read, or those written",
     "schema": {"type": "string", "enum": ["source", "target"], "default": "source"},
+}
+
+RESOURCE = "translate_text"
+RESOURCE_PARAMETER = {
+    "name": "resource",
+    "in": "query",
+    "required": True,
+    "description": "what the languages are for",
+    "schema": {"type": "string", "enum": [RESOURCE]},
 }
 
 TRUE, FALSE = (True, "1", "true"), (False, "0", "false")
@@ -121,6 +132,14 @@ def router(lifecycle: Lifecycle, limits: RequestLimits, door: Door) -> APIRouter
             for code, name in targets_of(engine.tgt_lang).items()
         ]
 
+    @routes.get("/v3/languages", responses=ERRORS, openapi_extra={"parameters": [RESOURCE_PARAMETER]})
+    async def get_languages_of_resource(request: Request) -> list[DeeplResourceLanguage]:
+        """The languages of text translation, each with what it can be."""
+        door.check(key_in(request.headers))
+        engine = lifecycle.serving.engine
+        check_choice("resource", request.query_params.get("resource"), (RESOURCE,))
+        return _resource_languages(engine)
+
     @routes.get("/v2/usage", responses=ERRORS)
     async def get_usage(request: Request) -> DeeplUsage:
         """Characters translated since the daemon began; there is no limit."""
@@ -169,6 +188,28 @@ def check_request(fields: Mapping[str, Any], engine: EnginePort, limits: Request
         model_type=model_type,
         shows_billed=_check_flag("show_billed_characters", fields.get("show_billed_characters")),
     )
+
+
+def _resource_languages(engine: EnginePort) -> list[DeeplResourceLanguage]:
+    """Source and targets, as /v3/languages spells them: de, en-US."""
+    source = DeeplResourceLanguage(
+        lang=engine.src_lang,
+        name=name_of(engine.src_lang),
+        usable_as_source=True,
+        usable_as_target=False,
+        features={name: DeeplFeature() for name in ("tag_handling", "auto_detection")},
+    )
+    targets = [
+        DeeplResourceLanguage(
+            lang=code[:2].lower() + code[2:],
+            name=name,
+            usable_as_source=False,
+            usable_as_target=True,
+            features={"tag_handling": DeeplFeature()},
+        )
+        for code, name in targets_of(engine.tgt_lang).items()
+    ]
+    return [source, *targets]
 
 
 def _check_target(value: object, engine: EnginePort) -> None:

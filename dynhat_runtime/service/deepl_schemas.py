@@ -76,6 +76,23 @@ class DeeplLanguage(BaseModel):
     """Only of target languages."""
 
 
+class DeeplFeature(BaseModel):
+    """What can be done in a language."""
+
+    status: Literal["stable"] = "stable"
+
+
+class DeeplResourceLanguage(BaseModel):
+    """One element of GET /v3/languages."""
+
+    lang: str
+    name: str
+    usable_as_source: bool
+    usable_as_target: bool
+    features: dict[str, DeeplFeature]
+    status: Literal["stable"] = "stable"
+
+
 class DeeplUsage(BaseModel):
     """GET /v2/usage."""
 

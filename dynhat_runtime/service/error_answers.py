@@ -12,7 +12,7 @@ HTTPException (404, 405, 408, 413)         as it says
 anything else                              500, and a log line
 
 LibreTranslate's paths differ, since its clients do: 400 for a missing key or a text too long, 403 for an unknown
-key, 429 for a full queue; and their errors have nothing but `error`. DeepL's paths, /v2/... but KServe's, answer
+key, 429 for a full queue; and their errors have nothing but `error`. DeepL's paths, /v2/ and /v3/ but KServe's, answer
 `{"message": ...}` and nothing else: 403 for a missing or unknown key, 429 for a full queue, 503 for a promise that
 cannot be kept.
 """
@@ -72,7 +72,7 @@ KSERVE_PATHS = ("/v2/health", "/v2/models")
 
 def is_deepl(path: str) -> bool:
     """Whether DeepL's clients ask there; also for what of DeepL's there is not."""
-    return path.startswith("/v2/") and not path.startswith(KSERVE_PATHS)
+    return path.startswith(("/v2/", "/v3/")) and not path.startswith(KSERVE_PATHS)
 
 
 def error_answer(
