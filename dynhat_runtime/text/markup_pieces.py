@@ -192,6 +192,9 @@ def _pieces(source: str, tokens: Sequence[_Token]) -> list[Piece]:
         if len(token.raw) > 1 and token.raw.startswith("&") and source.startswith(";", end):
             end += 1
         last = pieces[-1] if pieces else None
+        if last and last.end < begin:
+            # The library says nothing of what is between, such as "</>".
+            pieces.append(Piece(last.end, begin, "other", "", is_translated=False))
         if last and last.kind == "text" and (last.end, last.is_translated) == (begin, token.is_translated):
             pieces[-1] = last._replace(end=end)
         else:
