@@ -189,7 +189,7 @@ def _pieces(source: str, tokens: Sequence[_Token]) -> list[Piece]:
             # The library read it otherwise than it is written: leave it alone.
             pieces.append(Piece(begin, next_begin, "other", "", is_translated=False))
             continue
-        if len(token.raw) > 1 and token.raw.startswith("&") and source.startswith(";", end):
+        if next_begin > end and token.raw[:1] == "&" and len(token.raw) > 1 and source.startswith(";", end):
             end += 1
         last = pieces[-1] if pieces else None
         if last and last.end < begin:
