@@ -73,6 +73,13 @@ def test_where_a_tag_finds_no_place(source: str, expected: str) -> None:
     assert translated(source) == expected
 
 
+def test_a_sentence_of_tags() -> None:
+    """Beyond sixteen elements in one sentence there are pieces alone, however many: it stays linear."""
+    many = " ".join(f"<b>w{number}</b>" for number in range(17))
+    assert parse_markup(f"{many}.").texts == tuple(f"w{number}" for number in range(17))
+    assert len(parse_markup(f"{many[: many.rindex(' ')]}.").texts) == 17
+
+
 def test_words_that_are_not_said_keep_their_tags() -> None:
     """Where the translation of the whole lacks what a tag holds, no tag is lost."""
     markup = parse_markup("The <b>big</b> house is old.")

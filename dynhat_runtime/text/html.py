@@ -8,12 +8,13 @@ sentence, `inline_tags` knows how it is translated.
 from __future__ import annotations
 
 import html
+from bisect import bisect_left
 from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import groupby, islice
 from typing import NamedTuple
 
-from dynhat_runtime.text.inline_tags import Element, Tag, TaggedSentence, escape
+from dynhat_runtime.text.inline_tags import MAX_ELEMENTS, Element, Tag, TaggedSentence, escape
 from dynhat_runtime.text.markup_pieces import Piece, read_pieces
 from dynhat_runtime.text.sentences import has_language, split_sentences
 
@@ -162,6 +163,7 @@ def _sentences(
 ) -> Iterator[Kept | Prose | TaggedSentence]:
     """A passage with inline tags, sentence by sentence, and what is between them."""
     pairs = _pairs(tags)
+    opened_at = [tags[first].tag.at for first, _ in pairs]
     next_tag, position, cursor = 0, 0, 0
     for segment in split_sentences(text, language):
         begin = cursor + len(segment.before)
@@ -169,12 +171,8 @@ def _sentences(
         cursor = end + len(segment.after)
         if begin == end:
             continue
-        own = [
-            pair
-            for pair in pairs
-            if begin <= tags[pair[0]].tag.at < tags[pair[1]].tag.at <= end
-            and (tags[pair[0]].tag.at, tags[pair[1]].tag.at) != (begin, end)
-        ]
+        candidates = pairs[bisect_left(opened_at, begin) : bisect_left(opened_at, end)]
+        own = [pair for pair in candidates if _is_within(tags, pair, begin, end)]
         numbers = {number for pair in own for number in pair}
         first = next_tag
         while first < len(tags) and tags[first].tag.at <= begin and first not in numbers:
@@ -183,10 +181,16 @@ def _sentences(
         while last < len(tags) and (tags[last].tag.at < end or last in numbers):
             last += 1
         yield Kept(_between(text[position:begin], position, tags[next_tag:first]))
-        is_paired = numbers == set(range(first, last))
+        is_paired = len(own) <= MAX_ELEMENTS and numbers == set(range(first, last))
         yield _sentence(text[begin:end], begin, tags, range(first, last), own if is_paired else None)
         next_tag, position = last, end
     yield Kept(_between(text[position:], position, tags[next_tag:]))
+
+
+def _is_within(tags: Sequence[_NamedTag], pair: tuple[int, int], begin: int, end: int) -> bool:
+    """Whether there are words between these tags, all of them in the sentence, and not the whole of it."""
+    first, last = tags[pair[0]].tag.at, tags[pair[1]].tag.at
+    return begin <= first < last <= end and (first, last) != (begin, end)
 
 
 def _pairs(tags: Sequence[_NamedTag]) -> list[tuple[int, int]]:

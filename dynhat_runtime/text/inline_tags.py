@@ -16,6 +16,9 @@ from dynhat_runtime.text.sentences import has_language
 SHORTEST_STEM, LONGEST_ENDING = 3, 2
 """Two words are one word in two forms if so many letters at least begin them both, and so many at most end either."""
 
+MAX_ELEMENTS = 16
+"""In one sentence. With more it is translated in pieces: each is looked for among all words and all others."""
+
 _WORD = re.compile(r"\w+")
 
 
