@@ -112,6 +112,7 @@ def _fuzz_one(operation: Any, num_cases: int, url: str, session: Any, found: Fuz
 def _send(case: Any, url: str, session: Any, found: Fuzzed) -> None:
     """Send one request and note what is wrong with its answer. Every second one asks for languages that are served."""
     import requests
+    from schemathesis.core.failures import FailureGroup
     from schemathesis.specs.openapi.checks import content_type_conformance, response_schema_conformance
 
     if found.num_cases % 2 == 0 and isinstance(case.body, dict):
@@ -136,10 +137,8 @@ def _send(case: Any, url: str, session: Any, found: Fuzzed) -> None:
     else:
         try:
             case.validate_response(response, checks=[response_schema_conformance, content_type_conformance])
-        except Exception as error:  # one, or a group of them
-            found.misshapen += [
-                f"{what}: {status} {each!s:.300}" for each in getattr(error, "exceptions", [error])
-            ]
+        except FailureGroup as failures:
+            found.misshapen += [f"{what}: {status} {each!s:.300}" for each in failures.exceptions]
 
 
 def _translates(url: str) -> bool:

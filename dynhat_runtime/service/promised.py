@@ -49,7 +49,7 @@ from dynhat_runtime.service.schemas import (
     PromisedTranslation,
     Timings,
 )
-from dynhat_runtime.service.server_sent_events import EVENT_STREAM, STREAM_HEADERS
+from dynhat_runtime.service.server_sent_events import EVENT_STREAM, EVENT_STREAM_CONTENT, STREAM_HEADERS
 from dynhat_runtime.service.translation import QUICK_CHARS, Asked, Translation, translate
 from dynhat_runtime.service.translation_stream import translation_events
 
@@ -177,7 +177,7 @@ def router(lifecycle: Lifecycle, limits: RequestLimits, door: Door, metrics: Met
     @routes.post(
         "/v1/translate/stream",
         response_class=StreamingResponse,
-        responses={**ERRORS, 200: {"content": {EVENT_STREAM: {"schema": {"type": "string"}}}}},
+        responses={**ERRORS, 200: {"content": EVENT_STREAM_CONTENT}},
         openapi_extra=BODY,
     )
     async def post_translate_stream(request: Request) -> StreamingResponse:
