@@ -69,6 +69,10 @@ class Child:
         """What it wrote to standard error so far."""
         return os.pread(self.log.fileno(), 1_000_000, 0).decode(errors="replace")
 
+    def whole_log_text(self) -> str:
+        """All of what it wrote to standard error, however long."""
+        return os.pread(self.log.fileno(), os.fstat(self.log.fileno()).st_size, 0).decode(errors="replace")
+
     def pause(self, waiting_for: str) -> None:
         """Wait a moment for something.
 

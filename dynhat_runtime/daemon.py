@@ -26,7 +26,7 @@ from starlette.types import ASGIApp
 from dynhat_runtime.errors import DynhatError, SettingsError
 from dynhat_runtime.heartbeat import Heartbeat, StallLimits, status_of
 from dynhat_runtime.http_server import POLL_S, Entrance, HttpServer
-from dynhat_runtime.listeners import Listeners
+from dynhat_runtime.listeners import Listeners, allow_many_connections
 from dynhat_runtime.logs import configure_logging
 from dynhat_runtime.runtime import SHORTEST_STOP_S, Runtime, build_runtime
 from dynhat_runtime.service.app import create_app
@@ -72,6 +72,7 @@ def run(
         _check_paths(settings)
         keys = keys_of(settings)
         is_https = check_tls(settings.tls_certificate, settings.tls_key)
+        allow_many_connections()
         listeners = Listeners.open(
             settings.host, settings.port, lambda listener: check_exposure(settings, listener)
         )
@@ -319,7 +320,7 @@ class _Daemon:
         await _first_of(idle, hurry, timeout_s=max(0.0, deadline_s - time.monotonic()))
         if not idle.done():
             logger.warning("giving up on %d requests in flight", self._lifecycle.num_in_flight)
-        is_hurried = hurry.done()
+        is_hurried = self._server.force_exit = hurry.done()
         idle.cancel()
         hurry.cancel()
         await asyncio.wait({loading})

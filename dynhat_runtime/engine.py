@@ -173,6 +173,17 @@ class TranslationEngine:
         """What the worker is at, and when it last got on. Waits for no lock: it is asked when something is stuck."""
         return self._work.progress(is_busy=bool(self._queue), part_lengths=self._translator.part_lengths)
 
+    def check_room(self) -> None:
+        """Refuse before a request is looked at, if there is no room for any.
+
+        Raises:
+            EngineOverloadedError: The queue is full.
+            EngineStoppedError: The engine is stopping.
+        """
+        with self._lock:
+            self._check_open()
+            self._queue.check_room()
+
     def count_src_tokens(self, texts: Sequence[str]) -> list[tuple[int, ...]]:
         """Per text, the length in tokens with eos of everything that `submit` would have decoded at once."""
         return [
@@ -220,9 +231,7 @@ class TranslationEngine:
             EngineStoppedError: The engine is stopping.
             UnknownOperatingPointError: There is no point `point_id`.
         """
-        with self._lock:
-            self._check_open()
-            self._queue.check_room()
+        self.check_room()
         own_point = None if point_id is None else self._points[point_id]
         segments = [split_sentences(text, self.src_lang) for text in texts]
         request = TranslationRequest(

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import errno
+import resource
 import socket
 from collections.abc import Callable
 from dataclasses import dataclass
 
 from dynhat_runtime.errors import SettingsError
 from dynhat_runtime.systemd_notify import inherited_sockets
+
+MANY_DESCRIPTORS = 65_536
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,6 +51,17 @@ class Listeners:
     def urls(self, scheme: str) -> str:
         """Where the daemon is reached, with the ports it really has."""
         return " ".join(_url_of(listener, scheme) for listener in self.sockets)
+
+
+def allow_many_connections() -> None:
+    """Let this process hold as many connections as it may: every one takes a descriptor, and shells often allow 1,024.
+
+    With none left, nobody is accepted until somebody goes.
+    """
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    wanted = MANY_DESCRIPTORS if hard == resource.RLIM_INFINITY else min(hard, MANY_DESCRIPTORS)
+    if soft != resource.RLIM_INFINITY and soft < wanted:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
 
 
 def open_listener(host: str, port: int) -> socket.socket:

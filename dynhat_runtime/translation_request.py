@@ -12,6 +12,7 @@ from concurrent.futures import Future
 from dataclasses import dataclass, field
 
 from dynhat_runtime.decoding.output_guard import Fault
+from dynhat_runtime.decoding.score import Score
 from dynhat_runtime.decoding.translator import SentenceTranslation
 from dynhat_runtime.model.decodable import Decodable
 from dynhat_runtime.queue_load import Priority
@@ -19,6 +20,8 @@ from dynhat_runtime.text.sentences import Segment, join_sentences
 
 Place = tuple[int, int]
 """(text, segment) of a sentence."""
+
+NOTHING_DECODED = Score(0.0, 0)
 
 OnSentence = Callable[[int, str], None]
 """Hears of each translated sentence: the number of its text, and the next piece of that text's translation."""
@@ -36,6 +39,8 @@ class TextTranslation:
         num_tgt_tokens: Likewise of their translations.
         num_guard_retries: How often its whole request was translated anew because the output was degenerate.
         alternatives: Other translations, better ones first: the second-best of every sentence, the third-best ...
+        score: How sure the model was of it, all sentences together.
+        alternative_scores: Likewise of each alternative.
     """
 
     text: str
@@ -47,6 +52,8 @@ class TextTranslation:
     num_tgt_tokens: int = 0
     num_guard_retries: int = 0
     alternatives: tuple[str, ...] = ()
+    score: Score = NOTHING_DECODED
+    alternative_scores: tuple[Score, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -190,9 +197,11 @@ class TranslationRequest:
         translated = {
             position: sentence for (of, position), sentence in chosen.translations.items() if of == number
         }
-        best = _joined(text, translated, 0)
-        ranks = range(1, self.num_alternatives + 1)
-        others = dict.fromkeys(_joined(text, translated, rank) for rank in ranks)
+        scored: dict[str, Score] = {}
+        for rank in range(self.num_alternatives + 1):
+            scored.setdefault(_joined(text, translated, rank), _score_of(translated, rank))
+        best, *others = scored
+        score, *other_scores = scored.values()
         return TextTranslation(
             text=best,
             operating_point=chosen.point.id,
@@ -202,7 +211,9 @@ class TranslationRequest:
             num_src_tokens=sum(sentence.num_src_tokens for sentence in translated.values()),
             num_tgt_tokens=sum(sentence.num_tgt_tokens for sentence in translated.values()),
             num_guard_retries=0 if self.earlier is None else 1,
-            alternatives=tuple(other for other in others if other != best),
+            alternatives=tuple(others),
+            score=score,
+            alternative_scores=tuple(other_scores),
         )
 
 
@@ -211,12 +222,17 @@ def _joined(text: Sequence[Segment], translated: Mapping[int, SentenceTranslatio
     return join_sentences(
         text,
         [
-            segment.sentence if position not in translated else _of_rank(translated[position], rank)
+            segment.sentence if position not in translated else _of_rank(translated[position], rank)[0]
             for position, segment in enumerate(text)
         ],
     )
 
 
-def _of_rank(sentence: SentenceTranslation, rank: int) -> str:
-    ranked = (sentence.text, *sentence.alternatives)
+def _score_of(translated: Mapping[int, SentenceTranslation], rank: int) -> Score:
+    """The score of all its sentences' translations of one rank together."""
+    return Score.total(_of_rank(sentence, rank)[1] for sentence in translated.values())
+
+
+def _of_rank(sentence: SentenceTranslation, rank: int) -> tuple[str, Score]:
+    ranked = tuple(zip((sentence.text, *sentence.alternatives), sentence.scores, strict=True))
     return ranked[rank] if rank < len(ranked) else ranked[0]

@@ -9,7 +9,9 @@ import pytest
 import torch
 
 from dynhat_runtime.model.checkpoint import Bundle
+from dynhat_runtime.service.lifecycle import Lifecycle
 from tests.daemon_process import Process
+from tests.service_fakes import FakeControl, FakeEngine, ready
 from tests.tiny_bundle import make_tiny_bundle
 
 torch.set_num_threads(1)
@@ -19,6 +21,26 @@ torch.set_num_threads(1)
 def tiny_bundle(tmp_path_factory: pytest.TempPathFactory) -> Bundle:
     """The tiny bundle; tests that alter files copy it first."""
     return make_tiny_bundle(Path(tmp_path_factory.mktemp("bundles")) / "tiny")
+
+
+@pytest.fixture
+def engine() -> Iterator[FakeEngine]:
+    """A fake engine that answers at once; it holds back what it has when `go` is cleared, and lets go in the end."""
+    engine = FakeEngine()
+    yield engine
+    engine.go.set()
+
+
+@pytest.fixture
+def control(engine: FakeEngine) -> FakeControl:
+    """The engine's fake control loop; p1, p2 and p3 are predicted to take 10, 20 and 30 ms."""
+    return FakeControl(engine)
+
+
+@pytest.fixture
+def lifecycle(engine: FakeEngine, control: FakeControl) -> Lifecycle:
+    """A daemon that is ready with the two."""
+    return ready(engine, control)
 
 
 @pytest.fixture

@@ -8,6 +8,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from datetime import datetime, timezone
 
+from dynhat_runtime.decoding.score import Score
 from dynhat_runtime.decoding_progress import DecodingProgress
 from dynhat_runtime.design_space import SubTransformerConfig
 from dynhat_runtime.errors import EngineOverloadedError, EngineStoppedError
@@ -21,6 +22,7 @@ from dynhat_runtime.operating_point import (
 )
 from dynhat_runtime.queue_load import Priority, QueueLimits, QueueLoad
 from dynhat_runtime.resource_snapshot import ResourceSnapshot, SensorState
+from dynhat_runtime.service.lifecycle import Lifecycle, Serving
 from dynhat_runtime.service.ports import Mode
 from dynhat_runtime.tally import ControlTallies, EngineTallies
 
@@ -79,6 +81,9 @@ def _make_point(number: int) -> OperatingPoint:
     )
 
 
+SCORE = Score(log_probability=-0.5, num_tokens=2)
+
+
 @dataclass(frozen=True)
 class FakeTranslation:
     """What the fake engine returns per text."""
@@ -92,6 +97,8 @@ class FakeTranslation:
     num_tgt_tokens: int = 2
     num_guard_retries: int = 0
     alternatives: tuple[str, ...] = ()
+    score: Score = SCORE
+    alternative_scores: tuple[Score, ...] = ()
 
 
 class FakeEngine:
@@ -126,6 +133,11 @@ class FakeEngine:
     def queue_depth(self) -> int:
         """Sentences waiting."""
         return self.queue_load.sentences
+
+    def check_room(self) -> None:
+        """As full as it was told to be."""
+        if isinstance(self.failure, EngineOverloadedError):
+            raise self.failure
 
     def count_src_tokens(self, texts: Sequence[str]) -> list[tuple[int, ...]]:
         """A token for each word, and eos; only letters are translated."""
@@ -174,7 +186,10 @@ class FakeEngine:
         others = [f" ({number})" for number in range(1, num_alternatives + 1)]
         return [
             FakeTranslation(
-                text.upper(), point_id, alternatives=tuple(text.upper() + other for other in others)
+                text.upper(),
+                point_id,
+                alternatives=tuple(text.upper() + other for other in others),
+                alternative_scores=tuple(Score(-float(number), 2) for number in range(1, len(others) + 1)),
             )
             for text in texts
         ]
@@ -342,6 +357,13 @@ class FakeControl:
         self.log.append(FakeDecision(self.engine.active_point_id, point_id, "asked for", "pinned"))
         self.engine.active_point_id = point_id
         self.state = replace(self.state, active_id=point_id, mode=mode, reason="asked for")
+
+
+def ready(engine: FakeEngine, control: FakeControl | None = None) -> Lifecycle:
+    """A daemon that is ready."""
+    lifecycle = Lifecycle()
+    lifecycle.ready(Serving(engine, control or FakeControl(engine)))
+    return lifecycle
 
 
 class FakeTrace:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import logging
 import urllib.request
-from collections.abc import Iterator
 from typing import Any
 
 import pytest
@@ -15,10 +14,10 @@ from dynhat_runtime.service import deepl
 from dynhat_runtime.service.app import Terms, create_app
 from dynhat_runtime.service.door import Door
 from dynhat_runtime.service.keys import KeyRing
-from dynhat_runtime.service.lifecycle import Lifecycle, Serving
+from dynhat_runtime.service.lifecycle import Lifecycle
 from dynhat_runtime.service.limits import RequestLimits
 from tests.served import served
-from tests.service_fakes import FakeControl, FakeEngine, FakeTrace
+from tests.service_fakes import FakeEngine, FakeTrace
 
 KEY, SLOW_KEY = "kitchen-0123456789abcdef", "night-0123456789abcdef"
 HELLO = {"text": ["Hello there."], "source": "en", "target": "de"}
@@ -38,22 +37,6 @@ OPEN_PATHS = {
     "/openapi.json",
 }
 """What is answered without a key: nothing that costs, decides or tells of others."""
-
-
-@pytest.fixture
-def engine() -> Iterator[FakeEngine]:
-    """An engine that answers at once."""
-    engine = FakeEngine()
-    yield engine
-    engine.go.set()
-
-
-@pytest.fixture
-def lifecycle(engine: FakeEngine) -> Lifecycle:
-    """A daemon that is ready."""
-    lifecycle = Lifecycle()
-    lifecycle.ready(Serving(engine, FakeControl(engine)))
-    return lifecycle
 
 
 def make_client(lifecycle: Lifecycle, limits: RequestLimits | None = None, **terms: Any) -> TestClient:

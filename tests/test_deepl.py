@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator
 from typing import Any
 
 import pytest
@@ -12,28 +11,18 @@ from fastapi.testclient import TestClient
 from dynhat_runtime.service.app import Terms, create_app
 from dynhat_runtime.service.door import Door
 from dynhat_runtime.service.keys import KeyRing
-from dynhat_runtime.service.lifecycle import Lifecycle, Serving
+from dynhat_runtime.service.lifecycle import Lifecycle
 from dynhat_runtime.service.limits import RequestLimits
-from tests.service_fakes import FakeControl, FakeEngine, make_table, overloaded
+from tests.service_fakes import FakeEngine, make_table, overloaded, ready
 
 KEY = "a key that is long enough"
 HELLO = {"text": ["Hello."], "source_lang": "EN", "target_lang": "DE"}
 
 
-@pytest.fixture
-def engine() -> Iterator[FakeEngine]:
-    """An engine that answers at once."""
-    engine = FakeEngine()
-    yield engine
-    engine.go.set()
-
-
 def client_of(engine: FakeEngine, keys: KeyRing | None = None, char_limit: int = 5000) -> TestClient:
     """A client of a ready daemon."""
-    lifecycle = Lifecycle()
-    lifecycle.ready(Serving(engine, FakeControl(engine)))
     limits = RequestLimits(char_limit=char_limit)
-    return TestClient(create_app(lifecycle, limits, terms=Terms(door=Door(keys))))
+    return TestClient(create_app(ready(engine), limits, terms=Terms(door=Door(keys))))
 
 
 @pytest.fixture
@@ -253,3 +242,31 @@ def test_languages(client: TestClient) -> None:
     assert client.get("/v2/languages?type=target").json() == target
     assert client.request("GET", "/v2/languages", data={"type": "target"}).json() == target
     check_refusal(client.get("/v2/languages?type=both"), 400, "type")
+
+
+def test_languages_by_resource(client: TestClient) -> None:
+    """/v3/languages tells what each language can be; another resource is refused in DeepL's shape."""
+    answer = client.get("/v3/languages", params={"resource": "translate_text"}).json()
+    said = [(each["lang"], each["usable_as_source"], each["usable_as_target"]) for each in answer]
+    assert said == [("en", True, False), ("de", False, True)]
+    assert answer[0]["features"] == {
+        "tag_handling": {"status": "stable"},
+        "auto_detection": {"status": "stable"},
+    }
+    assert {each["status"] for each in answer} == {"stable"}
+    check_refusal(client.get("/v3/languages", params={"resource": "voice"}), 400, "resource 'voice'")
+    check_refusal(client.get("/v3/languages"), 400, "resource is missing")
+    check_refusal(client.get("/v3/glossaries"), 404, "no such path")
+
+
+def test_splitting_and_non_splitting_tags(client: TestClient, engine: FakeEngine) -> None:
+    """Tags may be named that stand within a sentence, or that end one; HTML's inline tags stand within one."""
+    text = "the <x>big</x> house"
+    assert (
+        ask(client, text=text, tag_handling="xml").json()["translations"][0]["text"] == "THE <x>BIG</x> HOUSE"
+    )
+    ask(client, text=text, tag_handling="xml", non_splitting_tags="y,X")
+    ask(client, text=text.replace("x", "b"), tag_handling="html")
+    ask(client, text=text.replace("x", "b"), tag_handling="html", splitting_tags=["B"])
+    by_itself, as_a_whole = ["the ", "big", " house"], ["the", "big", "house", "the big house"]
+    assert engine.submitted == [by_itself, as_a_whole, as_a_whole, by_itself]

@@ -16,17 +16,16 @@ import urllib.error
 import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
 from dynhat_runtime.model.checkpoint import SENTENCEPIECE_MODEL, WEIGHTS, Bundle
+from tests.real_daemon import PATIENCE_S, Daemon
 from tests.tiny_bundle import SENTENCES
 
 pytestmark = pytest.mark.daemon
 
-PATIENCE_S = 60.0
 needs_two_cpus = pytest.mark.skipif(len(os.sched_getaffinity(0)) < 2, reason="needs two usable CPUs")
 
 
@@ -38,61 +37,12 @@ def dynhat(*arguments: str, stdin: str = "") -> subprocess.CompletedProcess[str]
     )
 
 
-class Daemon:
-    """`dynhat serve` on a free port. It goes by caps alone: the tiny table's latencies are made up, and a governor that
-    learns would learn just that."""
-
-    def __init__(self, bundle: Path, *options: str) -> None:
-        command = [sys.executable, "-m", "dynhat_runtime", "serve", "--port", "0", "--bundle", str(bundle)]
-        command += ["--policy", "ladder", *options]
-        self.process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
-        assert self.process.stderr is not None
-        self.log: list[str] = []
-        for line in self.process.stderr:
-            self.log.append(line)
-            if found := re.search(r"ready: (http://\S+)", line):
-                self.url = found[1]
-                break
-        else:
-            pytest.fail(f"the daemon ended with {self.process.wait()}: {self.log}")
-        threading.Thread(target=self.log.extend, args=(self.process.stderr,), daemon=True).start()
-
-    def request(
-        self, path: str, body: Any = None, method: str | None = None
-    ) -> tuple[int, Any, dict[str, str]]:
-        """Status, JSON and headers of one request."""
-        data = None if body is None else json.dumps(body).encode()
-        headers = {"Content-Type": "application/json"}
-        request = urllib.request.Request(self.url + path, data, headers, method=method)
-        try:
-            with urllib.request.urlopen(request, timeout=PATIENCE_S) as answer:
-                return answer.status, json.load(answer), dict(answer.headers)
-        except urllib.error.HTTPError as error:
-            return error.code, json.load(error), dict(error.headers)
-
-    def translate(self, q: Any) -> tuple[int, Any, dict[str, str]]:
-        """POST /translate."""
-        return self.request("/translate", {"q": q, "source": "en", "target": "de"})
-
-    def active_id(self) -> str:
-        """Id of the active operating point."""
-        return str(self.request("/v1/operating-point")[1]["active"]["id"])
-
-    def wait_until_active(self, point_id: str) -> None:
-        """Return once `point_id` is active."""
-        deadline = time.monotonic() + PATIENCE_S
-        while self.active_id() != point_id:
-            assert time.monotonic() < deadline, f"{point_id} did not become active"
-            time.sleep(0.02)
-
-
 @pytest.fixture(scope="module")
 def daemon(tiny_bundle: Bundle) -> Iterator[Daemon]:
     """One running daemon on the tiny bundle."""
     running = Daemon(tiny_bundle.path)
     yield running
-    running.process.send_signal(signal.SIGTERM)
-    assert running.process.wait(PATIENCE_S) == 0, running.log
+    running.stop()
 
 
 def test_health_and_points(daemon: Daemon) -> None:

@@ -4,11 +4,15 @@ from __future__ import annotations
 
 import asyncio
 import socket
+import time
+from dataclasses import dataclass
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 from starlette.responses import PlainTextResponse
 
-from dynhat_runtime.http_server import HttpServer
+from dynhat_runtime.http_server import HEAD_S, HttpServer, WaitingForHeads
 
 REQUEST = b"GET / HTTP/1.1\r\nHost: here\r\nConnection: close\r\n\r\n"
 PATIENCE_S = 10.0
@@ -46,6 +50,78 @@ def test_nobody_is_reset(num_turns: int) -> None:
 def test_accepted_is_answered() -> None:
     """Whoever has been accepted is answered."""
     assert asyncio.run(answered(20)).startswith(b"HTTP/1.1 200 OK")
+
+
+def test_who_stands_at_the_door_is_answered() -> None:
+    """Whoever has connected when it ends, accepted or not yet, is answered, and whoever is idle may still ask."""
+
+    async def ask_at_the_end() -> list[bytes]:
+        with socket.create_server(("127.0.0.1", 0)) as listener:
+            server = HttpServer(PlainTextResponse("here"))
+            serving = asyncio.ensure_future(server.serve(sockets=[listener]))
+            while not server.started:
+                await asyncio.sleep(0.01)
+            address = listener.getsockname()
+            idle = socket.create_connection(address, PATIENCE_S)
+            await asyncio.sleep(0.05)
+            server.should_exit = True
+            time.sleep(0.3)  # nobody is accepted meanwhile, as when the event loop is busy
+            at_the_door = [socket.create_connection(address, PATIENCE_S) for _ in range(20)]
+            for client in at_the_door:
+                client.sendall(REQUEST)
+            await asyncio.sleep(0.3)
+            idle.sendall(REQUEST)
+            await serving
+            answers = [client.recv(4096) for client in (*at_the_door, idle)]
+            for client in (*at_the_door, idle):
+                client.close()
+            return answers
+
+    answers = asyncio.run(ask_at_the_end())
+    assert {answer[:15] for answer in answers} == {b"HTTP/1.1 200 OK"}
+
+
+def test_forced_to_end_it_waits_for_nobody() -> None:
+    """With `force_exit` an idle connection keeps nobody."""
+
+    async def serve() -> float:
+        with socket.create_server(("127.0.0.1", 0)) as listener:
+            server = HttpServer(PlainTextResponse("here"))
+            serving = asyncio.ensure_future(server.serve(sockets=[listener]))
+            while not server.started:
+                await asyncio.sleep(0.01)
+            with socket.create_connection(listener.getsockname(), PATIENCE_S) as idle:
+                await asyncio.sleep(0.05)
+                server.should_exit = server.force_exit = True
+                await serving
+                return len(idle.recv(4096))
+
+    assert asyncio.run(serve()) == 0
+
+
+@dataclass(eq=False)
+class Connection:
+    """What of uvicorn's connections is looked at."""
+
+    cycle: Any = None
+
+
+def test_who_waits_for_heads() -> None:
+    """A connection without a whole head for so long is overdue; one being answered, or that has asked anew, is not."""
+    waiting = WaitingForHeads()
+    silent, answered, asking = (
+        Connection(),
+        Connection(SimpleNamespace(response_complete=False)),
+        Connection(),
+    )
+    asking.cycle = SimpleNamespace(response_complete=True)
+    connections = [silent, answered, asking]
+    assert waiting.overdue(connections, 0.0) == []
+    asking.cycle = SimpleNamespace(response_complete=True)
+    assert waiting.overdue(connections, HEAD_S) == []
+    assert waiting.overdue(connections, HEAD_S + 1) == [silent]
+    assert waiting.overdue([answered, asking], 2 * HEAD_S + 1) == [asking]
+    assert waiting.overdue([silent], 2 * HEAD_S + 1) == []
 
 
 def test_told_to_stop_before_it_began() -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from typing import Any
 
 import pytest
@@ -11,27 +10,16 @@ from fastapi.testclient import TestClient
 from dynhat_runtime.service.app import Terms, create_app
 from dynhat_runtime.service.door import Door
 from dynhat_runtime.service.keys import KeyRing
-from dynhat_runtime.service.lifecycle import Lifecycle, Serving
 from dynhat_runtime.service.limits import RequestLimits
-from tests.service_fakes import FakeControl, FakeEngine
+from tests.service_fakes import FakeEngine, ready
 
 KEY = "a key that is long enough"
 ENGLISH, GERMAN = "Where is the station?", "Wo ist der Bahnhof?"
 
 
-@pytest.fixture
-def engine() -> Iterator[FakeEngine]:
-    """An engine that answers at once."""
-    engine = FakeEngine()
-    yield engine
-    engine.go.set()
-
-
 def client_of(engine: FakeEngine, keys: KeyRing | None = None) -> TestClient:
     """A client of a ready daemon."""
-    lifecycle = Lifecycle()
-    lifecycle.ready(Serving(engine, FakeControl(engine)))
-    return TestClient(create_app(lifecycle, RequestLimits(), terms=Terms(door=Door(keys))))
+    return TestClient(create_app(ready(engine), RequestLimits(), terms=Terms(door=Door(keys))))
 
 
 @pytest.fixture
@@ -51,7 +39,7 @@ def test_html(client: TestClient, engine: FakeEngine) -> None:
     """With format html only what is between tags is translated, all of a batch's texts in one request."""
     answer = ask(client, ["<p>a <b>b</b> &amp; c</p>", "<code>x</code>", "d"], format="html")
     assert answer == {"translatedText": ["<p>A <b>B</b> &amp; C</p>", "<code>x</code>", "D"]}
-    assert engine.submitted == [["a ", "b", " & c", "d"]]
+    assert engine.submitted == [["a", "b", "& c", "a b & c", "d"]]
 
 
 def test_text_is_no_html(client: TestClient) -> None:

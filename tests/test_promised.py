@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import threading
-from collections.abc import Iterator
 from typing import Any
 
 import pytest
@@ -12,34 +11,18 @@ from fastapi.testclient import TestClient
 
 from dynhat_runtime.queue_load import QueueLoad
 from dynhat_runtime.service.app import Terms, create_app
-from dynhat_runtime.service.lifecycle import Lifecycle, Serving
+from dynhat_runtime.service.lifecycle import Lifecycle
 from dynhat_runtime.service.limits import RequestLimits
-from tests.service_fakes import FakeControl, FakeEngine, make_table, overloaded
+from tests.service_fakes import FakeControl, FakeEngine, make_table, overloaded, ready
 
 LIMITS = RequestLimits(char_limit=100, batch_limit=4, timeout_s=10)
 HELLO = {"text": ["Hello there."], "source": "en", "target": "de"}
 
 
 @pytest.fixture
-def engine() -> Iterator[FakeEngine]:
-    """An engine that answers at once; p1, p2 and p3 are predicted to take 10, 20 and 30 ms."""
-    engine = FakeEngine()
-    yield engine
-    engine.go.set()
-
-
-@pytest.fixture
-def control(engine: FakeEngine) -> FakeControl:
-    """Its control loop."""
-    return FakeControl(engine)
-
-
-@pytest.fixture
 def client(engine: FakeEngine, control: FakeControl) -> TestClient:
     """A client of a daemon that is ready."""
-    lifecycle = Lifecycle()
-    lifecycle.ready(Serving(engine, control))
-    return TestClient(create_app(lifecycle, LIMITS))
+    return TestClient(create_app(ready(engine, control), LIMITS))
 
 
 def ask(client: TestClient, **changes: Any) -> Any:
@@ -183,9 +166,7 @@ def test_long_texts_do_not_hold_others_up(engine: FakeEngine, control: FakeContr
         return original(wish)
 
     control.choose = choose  # type: ignore[method-assign]
-    lifecycle = Lifecycle()
-    lifecycle.ready(Serving(engine, control))
-    with TestClient(create_app(lifecycle, RequestLimits())) as client:
+    with TestClient(create_app(ready(engine, control), RequestLimits())) as client:
         assert ask(client, text="word " * 100).status_code == 200
         (loop_thread,) = threads
         assert ask(client, text="word " * 900).status_code == 200
@@ -258,6 +239,10 @@ def test_strict_and_not_met(client: TestClient, engine: FakeEngine, wish: dict[s
         ({"strict": 1, "latency_budget_ms": 50}, ["strict 1 ", "true or false"]),
         ({"strict": "yes", "latency_budget_ms": 50}, ["strict 'yes' "]),
         ({"latency_budget": 50}, ["field 'latency_budget' is unknown", "latency_budget_ms"]),
+        ({"alternatives": -1}, ["alternatives -1 ", "0 or more"]),
+        ({"alternatives": "2"}, ["alternatives '2' "]),
+        ({"alternatives": True}, ["alternatives True "]),
+        ({"scores": 1}, ["scores 1 ", "true or false"]),
         ({"q": "a"}, ["field 'q' is unknown"]),
     ],
 )
@@ -282,9 +267,7 @@ def test_quality_that_nobody_measured() -> None:
     table = make_table()
     points = tuple(point.model_copy(update={"bleu": None}) for point in table)
     engine = FakeEngine(table.model_copy(update={"points": points}))
-    lifecycle = Lifecycle()
-    lifecycle.ready(Serving(engine, FakeControl(engine)))
-    response = ask(TestClient(create_app(lifecycle, LIMITS)), min_quality=20)
+    response = ask(TestClient(create_app(ready(engine), LIMITS)), min_quality=20)
     check_refusal(response, 400, "min_quality 20 cannot be judged", "leave it out")
 
 
@@ -336,11 +319,28 @@ def test_a_full_queue(client: TestClient, engine: FakeEngine) -> None:
 
 def test_a_full_queue_may_be_429(engine: FakeEngine, control: FakeControl) -> None:
     """An operator whose clients know only 429 gets that."""
-    lifecycle = Lifecycle()
-    lifecycle.ready(Serving(engine, control))
     engine.failure = overloaded()
-    client = TestClient(create_app(lifecycle, LIMITS, terms=Terms(overload_status=429)))
+    client = TestClient(create_app(ready(engine, control), LIMITS, terms=Terms(overload_status=429)))
     check_refusal(ask(client), 429, "queue is full", code="queue_full")
+
+
+# --- alternatives and scores ---
+
+
+def test_alternatives(client: TestClient) -> None:
+    """As many other translations as were asked for, without scores; none, not even a field, where none were."""
+    (translation,) = ask(client, text="a", alternatives=2).json()["translations"]
+    assert translation["alternatives"] == [{"text": "A (1)"}, {"text": "A (2)"}]
+    assert "score" not in translation
+    (translation,) = ask(client, text="a", alternatives=0).json()["translations"]
+    assert "alternatives" not in translation
+
+
+def test_scores(client: TestClient) -> None:
+    """A score is the mean log-probability of a token; nothing translated has none, and alternatives have theirs."""
+    answer = ask(client, text=["a", ""], scores=True, alternatives=1).json()["translations"]
+    assert [(each["text"], each.get("score")) for each in answer] == [("A", -0.25), ("", None)]
+    assert [each["alternatives"] for each in answer] == [[{"text": "A (1)", "score": -0.5}], []]
 
 
 # --- deadline, class and timings ---

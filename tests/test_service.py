@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import json
 import logging
-from collections.abc import Iterator
 from dataclasses import replace
 from datetime import datetime, timedelta
 from typing import Any
@@ -31,22 +30,6 @@ SCOPE = {
     "headers": [(b"content-type", b"application/json")],
 }
 """A POST /translate for the application itself, where a client library would be too well-behaved."""
-
-
-@pytest.fixture
-def engine() -> Iterator[FakeEngine]:
-    """An engine that answers at once."""
-    engine = FakeEngine()
-    yield engine
-    engine.go.set()
-
-
-@pytest.fixture
-def lifecycle(engine: FakeEngine) -> Lifecycle:
-    """A daemon that is ready."""
-    lifecycle = Lifecycle()
-    lifecycle.ready(Serving(engine, FakeControl(engine)))
-    return lifecycle
 
 
 @pytest.fixture

@@ -109,6 +109,19 @@ def test_alternatives(translator: Translator, sub: SubTransformer) -> None:
         assert bool(translation.alternatives) == bool(asked)
 
 
+def test_scores(translator: Translator, sub: SubTransformer) -> None:
+    """Every translation has a score, the better ones first; an over-long sentence's counts the tokens of all parts."""
+    options = BeamOptions(beam_size=3)
+    (translation,) = translator.translate(sub, [SENTENCES[0]], options, num_alternatives=2)
+    assert len(translation.scores) == 1 + len(translation.alternatives)
+    by_search = [score.log_probability / score.num_tokens**0.6 for score in translation.scores]
+    assert by_search == sorted(by_search, reverse=True)
+    assert by_search[0] < 0
+    (long,) = translator.translate(sub, [" ".join(SENTENCES[:6])], options)
+    assert len(long.parts) > 1
+    assert long.scores[0].num_tokens == long.num_tgt_tokens
+
+
 def test_alternatives_keep_what_is_protected(translator: Translator, sub: SubTransformer) -> None:
     """An alternative keeps a placeholder as the translation does."""
     options = BeamOptions(beam_size=4)

@@ -12,8 +12,9 @@ from typing import NamedTuple
 
 import torch
 
-from dynhat_runtime.decoding.beam_search import BeamOptions, beam_search
+from dynhat_runtime.decoding.beam_search import BeamOptions, Hypothesis, beam_search
 from dynhat_runtime.decoding.output_guard import Fault, judge
+from dynhat_runtime.decoding.score import Score
 from dynhat_runtime.decoding.tokenizer import EOS_ID, PAD_ID, Tokenizer, tokenizer_of
 from dynhat_runtime.model.checkpoint import Bundle
 from dynhat_runtime.model.decodable import Decodable
@@ -48,6 +49,8 @@ class TranslatedPart:
     """White space between it and the part before."""
     hypotheses: tuple[str, ...]
     """Translations, best first, as many as were asked for and found."""
+    scores: tuple[Score, ...]
+    """One for each of them."""
     num_src_tokens: int
     num_tgt_tokens: int
     fault: Fault | None
@@ -57,7 +60,14 @@ class TranslatedPart:
 
     def text(self, rank: int) -> str:
         """The translation of this rank, or the last there is."""
-        return self.before + self.hypotheses[min(rank, len(self.hypotheses) - 1)]
+        return self.before + self.hypotheses[self._there(rank)]
+
+    def score(self, rank: int) -> Score:
+        """That translation's score."""
+        return self.scores[self._there(rank)]
+
+    def _there(self, rank: int) -> int:
+        return min(rank, len(self.hypotheses) - 1)
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,6 +78,8 @@ class SentenceTranslation:
     """The translation."""
     alternatives: tuple[str, ...]
     """Others, the better ones first; none is the same as another."""
+    scores: tuple[Score, ...]
+    """The translation's, and each other's behind it."""
     parts: tuple[TranslatedPart, ...]
 
     @property
@@ -180,13 +192,14 @@ class Translator:
         begin, *rest = self._parts(second)
         return [*self._parts(first), begin._replace(before=separator), *rest]
 
-    def _translated(self, source: _Source, hypotheses: Sequence[Sequence[int]]) -> TranslatedPart:
+    def _translated(self, source: _Source, hypotheses: Sequence[Hypothesis]) -> TranslatedPart:
         """A part's output, judged."""
-        texts = tuple(self.tokenizer.decode(tokens) for tokens in hypotheses)
-        best = hypotheses[0]
+        texts = tuple(self.tokenizer.decode(hypothesis.tokens) for hypothesis in hypotheses)
+        scores = tuple(Score(sum(each.token_scores), len(each.tokens)) for each in hypotheses)
+        best = hypotheses[0].tokens
         limit = self.limits.max_tgt_tokens(len(source.ids))
         fault = judge(source.text, source.ids, texts[0], best, limit)
-        return TranslatedPart(source.before, texts, len(source.ids), len(best), fault)
+        return TranslatedPart(source.before, texts, scores, len(source.ids), len(best), fault)
 
     def _search(
         self,
@@ -194,7 +207,7 @@ class Translator:
         sources: list[list[int]],
         options: BeamOptions,
         is_cancelled: Callable[[], bool],
-    ) -> list[list[tuple[int, ...]]]:
+    ) -> list[list[Hypothesis]]:
         """The outputs found for every source, best first."""
         if not sources:
             return []
@@ -203,8 +216,7 @@ class Translator:
         src_BS = torch.tensor([[PAD_ID] * (longest - len(ids)) + ids for ids in sources], device=device)
         decoder = sub.start(sub.encode(src_BS), options.beam_size)
         max_lengths = [self.limits.max_tgt_tokens(len(ids)) for ids in sources]
-        found = beam_search(decoder, max_lengths, options, device=device, is_cancelled=is_cancelled)
-        return [[hypothesis.tokens for hypothesis in hypotheses] for hypotheses in found]
+        return beam_search(decoder, max_lengths, options, device=device, is_cancelled=is_cancelled)
 
 
 def _assembled(plan: SentencePlan, sources: Sequence[Sequence[TranslatedPart]]) -> SentenceTranslation:
@@ -218,5 +230,8 @@ def _assembled(plan: SentencePlan, sources: Sequence[Sequence[TranslatedPart]]) 
     parts = [
         replace(part, is_used=number in best.used) for number, source in enumerate(sources) for part in source
     ]
-    texts = dict.fromkeys(assembled.text for assembled in ranked)
-    return SentenceTranslation(best.text, tuple(texts)[1:], tuple(parts))
+    scored: dict[str, Score] = {}
+    for rank, assembled in enumerate(ranked):
+        used = (part for number in assembled.used for part in sources[number])
+        scored.setdefault(assembled.text, Score.total(part.score(rank) for part in used))
+    return SentenceTranslation(best.text, tuple(scored)[1:], tuple(scored.values()), tuple(parts))

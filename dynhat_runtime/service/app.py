@@ -14,6 +14,7 @@ from starlette.middleware.cors import CORSMiddleware
 from dynhat_runtime import __version__
 from dynhat_runtime.service import (
     deepl,
+    early_refusal,
     error_answers,
     events,
     health,
@@ -91,6 +92,9 @@ def create_app(
     app.include_router(events.router(lifecycle, door))
     app.include_router(trace.router(recorder, door))
     app.include_router(web_page.router(operations.PATHS))
+    app.add_middleware(
+        early_refusal.EarlyRefusal, lifecycle=lifecycle, door=door, overload_status=terms.overload_status
+    )
     if terms.cors_origins:
         app.add_middleware(
             CORSMiddleware,

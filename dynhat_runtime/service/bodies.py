@@ -13,6 +13,13 @@ from dynhat_runtime.errors import RequestError, RequestTooLargeError
 JSON = "application/json"
 FORM = "application/x-www-form-urlencoded"
 
+
+def described(*media_types: str, schema: dict[str, Any], is_required: bool = True) -> dict[str, Any]:
+    """What OpenAPI says of a body that is read by `read_fields`."""
+    content = {media_type: {"schema": schema} for media_type in media_types}
+    return {"requestBody": {"required": is_required, "content": content}}
+
+
 DISCARD_BYTES = 4 * 1024 * 1024
 """How much of a body that is too large is still read, so that its sender gets to read the answer."""
 

@@ -1,4 +1,4 @@
-"""The DeepL facade: POST /v2/translate, GET /v2/languages and /v2/usage, as DeepL's official clients speak them.
+"""The DeepL facade: POST /v2/translate, GET /v2/languages, /v3/languages and /v2/usage, as DeepL's clients speak them.
 
 Translates texts, plain or with markup. Has no glossaries, documents, formality or context; what would change a
 translation and cannot be had is refused, what cannot do harm is ignored. Sentences are always split: the model
@@ -14,12 +14,15 @@ from fastapi import APIRouter, Request
 from fastapi.responses import JSONResponse
 
 from dynhat_runtime.errors import RequestError
-from dynhat_runtime.service.bodies import read_query_and_fields
+from dynhat_runtime.service.bodies import FORM, JSON, described, read_query_and_fields
 from dynhat_runtime.service.deepl_models import MODEL_TYPES, choose_point, model_type_of
 from dynhat_runtime.service.deepl_schemas import (
+    DeeplBody,
     DeeplError,
+    DeeplFeature,
     DeeplLanguage,
     DeeplRequest,
+    DeeplResourceLanguage,
     DeeplTranslateAnswer,
     DeeplTranslation,
     DeeplUsage,
@@ -34,8 +37,9 @@ from dynhat_runtime.service.log_fields import note_in_log
 from dynhat_runtime.service.ports import EnginePort
 from dynhat_runtime.service.request_fields import check_choice, check_texts, read_in_time, show
 from dynhat_runtime.service.translation import Asked
+from dynhat_runtime.text.documents import TagNames
 
-PATHS = ("/v2/translate", "/v2/languages", "/v2/usage")
+PATHS = ("/v2/translate", "/v2/languages", "/v2/usage", "/v3/languages")
 
 ERRORS: dict[int | str, dict[str, Any]] = {
     status: {"model": DeeplError} for status in (400, 403, 408, 413, 429, 500, 503, 504)
@@ -47,6 +51,23 @@ NUM_OTHER_FIELDS = 64
 """Form fields tolerated beside `text`."""
 NO_LIMIT_CHARACTERS = 1_000_000_000_000
 """What is told as the limit, which there is none of; DeepL tells its unlimited clients the same."""
+
+TYPE_PARAMETER = {
+    "name": "type",
+    "in": "query",
+    "required": False,
+    "description": "the languages read, or those written",
+    "schema": {"type": "string", "enum": ["source", "target"], "default": "source"},
+}
+
+RESOURCE = "translate_text"
+RESOURCE_PARAMETER = {
+    "name": "resource",
+    "in": "query",
+    "required": True,
+    "description": "what the languages are for",
+    "schema": {"type": "string", "enum": [RESOURCE]},
+}
 
 TRUE, FALSE = (True, "1", "true"), (False, "0", "false")
 
@@ -65,6 +86,7 @@ def router(lifecycle: Lifecycle, limits: RequestLimits, door: Door) -> APIRouter
         response_model=DeeplTranslateAnswer,
         response_model_exclude_none=True,
         responses=ERRORS,
+        openapi_extra=described(JSON, FORM, schema=DeeplBody.model_json_schema()),
     )
     async def post_translate(request: Request) -> JSONResponse:
         """Translate one text or a list of texts."""
@@ -78,7 +100,7 @@ def router(lifecycle: Lifecycle, limits: RequestLimits, door: Door) -> APIRouter
             asked.text_format,
             engine,
             is_auto=asked.source_lang is None,
-            ignored_tags=asked.ignored_tags,
+            tag_names=asked.tag_names,
         )
         point_id = await choose_point(serving, asked.model_type, source.texts)
         how = Asked(timeout_s=limits.timeout_s, priority=caller.priority, point_id=point_id)
@@ -94,6 +116,7 @@ def router(lifecycle: Lifecycle, limits: RequestLimits, door: Door) -> APIRouter
         response_model=list[DeeplLanguage],
         response_model_exclude_none=True,
         responses=ERRORS,
+        openapi_extra={"parameters": [TYPE_PARAMETER]},
     )
     async def get_languages(request: Request) -> list[DeeplLanguage]:
         """The languages read (`type=source`, as it is without), or those written (`type=target`)."""
@@ -109,6 +132,14 @@ def router(lifecycle: Lifecycle, limits: RequestLimits, door: Door) -> APIRouter
             for code, name in targets_of(engine.tgt_lang).items()
         ]
 
+    @routes.get("/v3/languages", responses=ERRORS, openapi_extra={"parameters": [RESOURCE_PARAMETER]})
+    async def get_languages_of_resource(request: Request) -> list[DeeplResourceLanguage]:
+        """The languages of text translation, each with what it can be."""
+        door.check(key_in(request.headers))
+        engine = lifecycle.serving.engine
+        check_choice("resource", request.query_params.get("resource"), (RESOURCE,))
+        return _resource_languages(engine)
+
     @routes.get("/v2/usage", responses=ERRORS)
     async def get_usage(request: Request) -> DeeplUsage:
         """Characters translated since the daemon began; there is no limit."""
@@ -121,8 +152,8 @@ def router(lifecycle: Lifecycle, limits: RequestLimits, door: Door) -> APIRouter
 def check_request(fields: Mapping[str, Any], engine: EnginePort, limits: RequestLimits) -> DeeplRequest:
     """A request's fields as a value.
 
-    Ignored: context, preserve_formatting (formatting always is), outline_detection, splitting_tags and
-    non_splitting_tags (every text between tags is translated by itself), formality prefer_*, and unknown fields.
+    Ignored: context, preserve_formatting (formatting always is), outline_detection, formality prefer_*, and unknown
+    fields.
 
     Raises:
         RequestError: Naming the field at fault, and what it may be.
@@ -149,10 +180,36 @@ def check_request(fields: Mapping[str, Any], engine: EnginePort, limits: Request
         texts=texts,
         source_lang=_check_source(fields.get("source_lang"), engine),
         text_format="text" if tag_handling is None else "html",
-        ignored_tags=_check_tags(fields.get("ignore_tags")),
+        tag_names=TagNames(
+            ignored=_check_tags("ignore_tags", fields),
+            inline=_check_tags("non_splitting_tags", fields),
+            splitting=_check_tags("splitting_tags", fields),
+        ),
         model_type=model_type,
         shows_billed=_check_flag("show_billed_characters", fields.get("show_billed_characters")),
     )
+
+
+def _resource_languages(engine: EnginePort) -> list[DeeplResourceLanguage]:
+    """Source and targets, as /v3/languages spells them: de, en-US."""
+    source = DeeplResourceLanguage(
+        lang=engine.src_lang,
+        name=name_of(engine.src_lang),
+        usable_as_source=True,
+        usable_as_target=False,
+        features={name: DeeplFeature() for name in ("tag_handling", "auto_detection")},
+    )
+    targets = [
+        DeeplResourceLanguage(
+            lang=code[:2].lower() + code[2:],
+            name=name,
+            usable_as_source=False,
+            usable_as_target=True,
+            features={"tag_handling": DeeplFeature()},
+        )
+        for code, name in targets_of(engine.tgt_lang).items()
+    ]
+    return [source, *targets]
 
 
 def _check_target(value: object, engine: EnginePort) -> None:
@@ -178,13 +235,14 @@ def _check_source(value: object, engine: EnginePort) -> str | None:
     return engine.src_lang.upper()
 
 
-def _check_tags(value: object) -> tuple[str, ...]:
+def _check_tags(field: str, fields: Mapping[str, Any]) -> tuple[str, ...]:
     """Names of tags, as a list or separated by commas."""
+    value = fields.get(field)
     if value is None:
         return ()
     names: list[Any] = value if isinstance(value, list) else [value]
     if not all(isinstance(name, str) for name in names):
-        raise RequestError(f"ignore_tags {show(value)} cannot be: send names of tags", "ignore_tags")
+        raise RequestError(f"{field} {show(value)} cannot be: send names of tags", field)
     return tuple(tag.strip() for name in names for tag in name.split(",") if tag.strip())
 
 

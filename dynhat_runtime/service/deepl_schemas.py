@@ -2,15 +2,38 @@
 
 from __future__ import annotations
 
+from typing import Literal
+
 from pydantic import BaseModel, ConfigDict
 
-from dynhat_runtime.text.documents import TextFormat
+from dynhat_runtime.text.documents import TagNames, TextFormat
 
 
 class DeeplError(BaseModel):
     """Every error of the facade, whatever its status."""
 
     message: str
+
+
+class DeeplBody(BaseModel):
+    """POST /v2/translate, as JSON or as a form; fields that are not listed are ignored."""
+
+    text: str | list[str]
+    target_lang: str
+    """In any of its regions: EN-GB, PT-BR."""
+    source_lang: str | None = None
+    """None where it is to be detected."""
+    tag_handling: Literal["html", "xml"] | None = None
+    ignore_tags: str | list[str] | None = None
+    """Names of tags whose content is left alone."""
+    non_splitting_tags: str | list[str] | None = None
+    """Names of tags that stand within a sentence."""
+    splitting_tags: str | list[str] | None = None
+    """Names of tags that end a sentence."""
+    model_type: Literal["latency_optimized", "quality_optimized", "prefer_quality_optimized"] | None = None
+    split_sentences: Literal["0", "1", "nonewlines"] | None = None
+    formality: str | None = None
+    show_billed_characters: bool | None = None
 
 
 class DeeplRequest(BaseModel):
@@ -22,7 +45,7 @@ class DeeplRequest(BaseModel):
     source_lang: str | None
     """None where it is to be detected."""
     text_format: TextFormat
-    ignored_tags: tuple[str, ...]
+    tag_names: TagNames
     model_type: str | None
     shows_billed: bool
 
@@ -51,6 +74,23 @@ class DeeplLanguage(BaseModel):
     name: str
     supports_formality: bool | None = None
     """Only of target languages."""
+
+
+class DeeplFeature(BaseModel):
+    """What can be done in a language."""
+
+    status: Literal["stable"] = "stable"
+
+
+class DeeplResourceLanguage(BaseModel):
+    """One element of GET /v3/languages."""
+
+    lang: str
+    name: str
+    usable_as_source: bool
+    usable_as_target: bool
+    features: dict[str, DeeplFeature]
+    status: Literal["stable"] = "stable"
 
 
 class DeeplUsage(BaseModel):

@@ -5,7 +5,7 @@ Knows no facade's fields.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from fastapi import Request
@@ -13,7 +13,15 @@ from starlette.concurrency import run_in_threadpool
 
 from dynhat_runtime.service.ports import EnginePort
 from dynhat_runtime.service.translation import QUICK_CHARS, Asked, Translation, translate
-from dynhat_runtime.text.documents import Document, TextFormat, Untouched, parse_document, put_together
+from dynhat_runtime.text.documents import (
+    NO_TAG_NAMES,
+    Document,
+    TagNames,
+    TextFormat,
+    Untouched,
+    parse_document,
+    put_together,
+)
 from dynhat_runtime.text.language import Detection, detect
 
 MIN_ECHO_CONFIDENCE = 0.9
@@ -39,12 +47,12 @@ async def read_source(
     engine: EnginePort,
     *,
     is_auto: bool,
-    ignored_tags: Collection[str] = (),
+    tag_names: TagNames = NO_TAG_NAMES,
 ) -> Source:
     """Parse, and detect where it was asked for; long texts on a thread."""
 
     def read() -> Source:
-        documents = [parse_document(text, text_format, ignored_tags) for text in texts]
+        documents = [parse_document(text, text_format, engine.src_lang, tag_names) for text in texts]
         if not is_auto:
             return Source(tuple(documents))
         pairs = [_taken(document, text, engine) for document, text in zip(documents, texts, strict=True)]

@@ -12,7 +12,7 @@ HTTPException (404, 405, 408, 413)         as it says
 anything else                              500, and a log line
 
 LibreTranslate's paths differ, since its clients do: 400 for a missing key or a text too long, 403 for an unknown
-key, 429 for a full queue; and their errors have nothing but `error`. DeepL's paths, /v2/... but KServe's, answer
+key, 429 for a full queue; and their errors have nothing but `error`. DeepL's paths, /v2/ and /v3/ but KServe's, answer
 `{"message": ...}` and nothing else: 403 for a missing or unknown key, 429 for a full queue, 503 for a promise that
 cannot be kept.
 """
@@ -46,6 +46,17 @@ RETRY_SOON_S = 1
 CLIENT_GONE = 499
 """Nobody reads the answer; the number is the one proxies log."""
 
+STATUS: Mapping[type[DynhatError], int] = {
+    UnauthorizedError: 401,
+    RateLimitedError: 429,
+    RequestTooLargeError: 413,
+    RequestError: 400,
+    UnknownOperatingPointError: 400,
+    PromiseError: 422,
+    DeadlineError: 504,
+    EngineStoppedError: 503,
+}
+"""On our own paths; that of a full queue is a setting."""
 LIBRETRANSLATE_PATHS = ("/translate", "/detect", "/languages", "/frontend/settings")
 LIBRETRANSLATE_STATUS: Mapping[type[DynhatError], int] = {
     RequestTooLargeError: 400,
@@ -61,7 +72,7 @@ KSERVE_PATHS = ("/v2/health", "/v2/models")
 
 def is_deepl(path: str) -> bool:
     """Whether DeepL's clients ask there; also for what of DeepL's there is not."""
-    return path.startswith("/v2/") and not path.startswith(KSERVE_PATHS)
+    return path.startswith(("/v2/", "/v3/")) and not path.startswith(KSERVE_PATHS)
 
 
 def error_answer(
@@ -88,34 +99,27 @@ def install(app: FastAPI, overload_status: int = 503) -> None:
         app: The application.
         overload_status: What a full queue is answered with on our own paths.
     """
-    statuses: dict[type[DynhatError], int] = {
-        UnauthorizedError: 401,
-        RateLimitedError: 429,
-        RequestTooLargeError: 413,
-        RequestError: 400,
-        UnknownOperatingPointError: 400,
-        PromiseError: 422,
-        EngineOverloadedError: overload_status,
-        DeadlineError: 504,
-        EngineStoppedError: 503,
-    }
+    statuses = {**STATUS, EngineOverloadedError: overload_status}
 
-    def answer_of(error_type: type[DynhatError]) -> Handler:
+    def answer_of(status: int) -> Handler:
         async def answer(request: Request, error: Exception) -> JSONResponse:
-            if is_deepl(request.url.path):
-                status = DEEPL_STATUS.get(error_type, statuses[error_type])
-                return deepl_answer(status, str(error), headers_of(error))
-            if request.url.path in LIBRETRANSLATE_PATHS:
-                status = _libretranslate_status(error, statuses[error_type])
-                return error_answer(status, str(error), headers_of(error))
-            return error_answer(statuses[error_type], str(error), headers_of(error), **details_of(error))
+            return answer_to(error, request.url.path, status)
 
         return answer
 
-    for error_type in statuses:
-        app.add_exception_handler(error_type, answer_of(error_type))
+    for error_type, status in statuses.items():
+        app.add_exception_handler(error_type, answer_of(status))
     app.add_exception_handler(HTTPException, _answer_http)
     app.add_exception_handler(ClientDisconnect, _answer_nobody)
+
+
+def answer_to(error: Exception, path: str, status: int) -> JSONResponse:
+    """The answer to an error of ours, as whoever asks at `path` knows it; `status` is the one our own paths have."""
+    if is_deepl(path):
+        return deepl_answer(_deepl_status(error, status), str(error), headers_of(error))
+    if path in LIBRETRANSLATE_PATHS:
+        return error_answer(_libretranslate_status(error, status), str(error), headers_of(error))
+    return error_answer(status, str(error), headers_of(error), **details_of(error))
 
 
 def headers_of(error: Exception) -> dict[str, str]:
@@ -142,6 +146,11 @@ def details_of(error: Exception) -> dict[str, Any]:
     if isinstance(error, EngineStoppedError):
         return {"code": "not_ready"}
     return {}
+
+
+def _deepl_status(error: Exception, ours: int) -> int:
+    """The status that DeepL's clients know."""
+    return DEEPL_STATUS.get(type(error), ours)  # type: ignore[arg-type]
 
 
 def _libretranslate_status(error: Exception, ours: int) -> int:

@@ -19,6 +19,7 @@ from dynhat_runtime.service.lifecycle import Lifecycle
 from dynhat_runtime.service.schemas import ErrorAnswer, OperatingPointAnswer
 from dynhat_runtime.service.server_sent_events import (
     EVENT_STREAM,
+    EVENT_STREAM_CONTENT,
     HEARTBEAT,
     STREAM_HEADERS,
     server_sent_event,
@@ -50,9 +51,7 @@ def router(lifecycle: Lifecycle, door: Door, poll_s: float = POLL_S) -> APIRoute
     routes = APIRouter(tags=["operation"])
     audience = Audience()
     errors: dict[int | str, dict[str, Any]] = {status: {"model": ErrorAnswer} for status in (401, 429, 503)}
-    stream: dict[int | str, dict[str, Any]] = {
-        200: {"content": {EVENT_STREAM: {"schema": {"type": "string"}}}}
-    }
+    stream: dict[int | str, dict[str, Any]] = {200: {"content": EVENT_STREAM_CONTENT}}
 
     @routes.get(PATH, response_class=StreamingResponse, responses={**errors, **stream})
     async def get_events(request: Request) -> StreamingResponse:

@@ -12,7 +12,7 @@ from fastapi import APIRouter, Request
 from fastapi.responses import JSONResponse
 
 from dynhat_runtime.errors import RequestError
-from dynhat_runtime.service.bodies import read_query_and_fields
+from dynhat_runtime.service.bodies import FORM, JSON, described, read_query_and_fields
 from dynhat_runtime.service.documents import Source, read_source, translate_source
 from dynhat_runtime.service.door import Door, key_in
 from dynhat_runtime.service.gate import POINT_HEADER
@@ -21,8 +21,15 @@ from dynhat_runtime.service.lifecycle import Lifecycle
 from dynhat_runtime.service.limits import RequestLimits
 from dynhat_runtime.service.log_fields import note_in_log
 from dynhat_runtime.service.ports import EnginePort
-from dynhat_runtime.service.request_fields import check_choice, check_count, check_texts, read_in_time
+from dynhat_runtime.service.request_fields import (
+    MAX_ALTERNATIVES,
+    check_choice,
+    check_count,
+    check_texts,
+    read_in_time,
+)
 from dynhat_runtime.service.schemas import (
+    DetectBody,
     DetectedLanguage,
     ErrorAnswer,
     FrontendLanguage,
@@ -30,6 +37,7 @@ from dynhat_runtime.service.schemas import (
     FrontendSettings,
     Language,
     TranslateAnswer,
+    TranslateBody,
     TranslateRequest,
 )
 from dynhat_runtime.service.translation import Asked, Translation
@@ -45,8 +53,6 @@ NOT_READY: dict[int | str, dict[str, Any]] = {503: {"model": ErrorAnswer}}
 
 NUM_OTHER_FIELDS = 64
 """Form fields tolerated beside `q`: clients send more than we read."""
-MAX_ALTERNATIVES = 16
-"""More are never found: there are at most as many as the search has beams, less one."""
 
 
 def router(lifecycle: Lifecycle, limits: RequestLimits, door: Door) -> APIRouter:
@@ -60,7 +66,11 @@ def router(lifecycle: Lifecycle, limits: RequestLimits, door: Door) -> APIRouter
         return await read_in_time(reading, limits, "q")
 
     @routes.post(
-        "/translate", response_model=TranslateAnswer, response_model_exclude_none=True, responses=ERRORS
+        "/translate",
+        response_model=TranslateAnswer,
+        response_model_exclude_none=True,
+        responses=ERRORS,
+        openapi_extra=described(JSON, FORM, schema=TranslateBody.model_json_schema()),
     )
     async def post_translate(request: Request) -> JSONResponse:
         """Translate one text or a list of texts, plain or HTML."""
@@ -79,7 +89,12 @@ def router(lifecycle: Lifecycle, limits: RequestLimits, door: Door) -> APIRouter
         headers = {POINT_HEADER: translation.operating_point}
         return JSONResponse(answer.model_dump(exclude_none=True), headers=headers)
 
-    @routes.post("/detect", response_model=list[DetectedLanguage], responses=ERRORS)
+    @routes.post(
+        "/detect",
+        response_model=list[DetectedLanguage],
+        responses=ERRORS,
+        openapi_extra=described(JSON, FORM, schema=DetectBody.model_json_schema()),
+    )
     async def post_detect(request: Request) -> JSONResponse:
         """Which of the two languages a text is in, the likelier one first."""
         engine = lifecycle.serving.engine

@@ -15,7 +15,7 @@ from starlette.concurrency import run_in_threadpool
 from dynhat_runtime.errors import RequestError, UnauthorizedError
 from dynhat_runtime.operating_point import OperatingPointTable
 from dynhat_runtime.service import deepl, health, libretranslate
-from dynhat_runtime.service.bodies import read_json_object
+from dynhat_runtime.service.bodies import JSON, described, read_json_object
 from dynhat_runtime.service.door import Door, key_in
 from dynhat_runtime.service.keys import digest_of
 from dynhat_runtime.service.lifecycle import Lifecycle, Serving
@@ -51,12 +51,7 @@ PATHS = (
 )
 
 NOT_READY: dict[int | str, dict[str, Any]] = {status: {"model": ErrorAnswer} for status in (401, 503)}
-CHOICE = {
-    "requestBody": {
-        "required": True,
-        "content": {"application/json": {"schema": OperatingPointBody.model_json_schema()}},
-    }
-}
+CHOICE = described(JSON, schema=OperatingPointBody.model_json_schema())
 
 
 DEFAULT_DECISIONS, MAX_DECISIONS = 20, 256

@@ -7,6 +7,7 @@ from concurrent.futures import Future
 from datetime import datetime
 from typing import Any, Literal, Protocol
 
+from dynhat_runtime.decoding.score import Score
 from dynhat_runtime.decoding_progress import DecodingProgress
 from dynhat_runtime.governor.governor import ObservationResult
 from dynhat_runtime.governor.request_choice import RequestChoice, RequestWish
@@ -52,6 +53,14 @@ class Translated(Protocol):
     @property
     def alternatives(self) -> tuple[str, ...]:
         """Other translations, as many as were asked for and found, better ones first."""
+
+    @property
+    def score(self) -> Score:
+        """How sure the model was of it."""
+
+    @property
+    def alternative_scores(self) -> tuple[Score, ...]:
+        """Likewise of each alternative."""
 
     @property
     def num_guard_retries(self) -> int:
@@ -100,6 +109,14 @@ class EnginePort(Protocol):
     @property
     def guard_retries(self) -> Mapping[str, int]:
         """Requests translated once more because their output was degenerate, by its fault."""
+
+    def check_room(self) -> None:
+        """Refuse before a request is looked at, if there is no room for any.
+
+        Raises:
+            EngineOverloadedError: The queue is full.
+            EngineStoppedError: The engine is stopping.
+        """
 
     def count_src_tokens(self, texts: Sequence[str]) -> list[tuple[int, ...]]:
         """Per text, the length in tokens of everything that is decoded at once."""

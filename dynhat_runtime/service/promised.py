@@ -17,10 +17,11 @@ from fastapi import APIRouter, Request
 from fastapi.responses import JSONResponse, StreamingResponse
 from starlette.concurrency import run_in_threadpool
 
+from dynhat_runtime.decoding.score import Score
 from dynhat_runtime.errors import DeadlineError, PromiseError, RequestError
 from dynhat_runtime.governor.request_choice import RequestChoice, RequestWish
 from dynhat_runtime.queue_load import PRIORITIES, Priority
-from dynhat_runtime.service.bodies import read_json_object
+from dynhat_runtime.service.bodies import JSON, described, read_json_object
 from dynhat_runtime.service.door import Door, key_in
 from dynhat_runtime.service.gate import POINT_HEADER
 from dynhat_runtime.service.keys import Caller
@@ -28,16 +29,19 @@ from dynhat_runtime.service.lifecycle import Lifecycle, Serving
 from dynhat_runtime.service.limits import RequestLimits
 from dynhat_runtime.service.log_fields import note_in_log
 from dynhat_runtime.service.metrics import Metrics
-from dynhat_runtime.service.ports import EnginePort
+from dynhat_runtime.service.ports import EnginePort, Translated
 from dynhat_runtime.service.request_fields import (
+    MAX_ALTERNATIVES,
     check_choice,
     check_flag,
     check_number,
+    check_number_of,
     check_texts,
     read_in_time,
     show,
 )
 from dynhat_runtime.service.schemas import (
+    Alternative,
     ErrorAnswer,
     OverloadAnswer,
     PromisedAnswer,
@@ -45,7 +49,7 @@ from dynhat_runtime.service.schemas import (
     PromisedTranslation,
     Timings,
 )
-from dynhat_runtime.service.server_sent_events import EVENT_STREAM, STREAM_HEADERS
+from dynhat_runtime.service.server_sent_events import EVENT_STREAM, EVENT_STREAM_CONTENT, STREAM_HEADERS
 from dynhat_runtime.service.translation import QUICK_CHARS, Asked, Translation, translate
 from dynhat_runtime.service.translation_stream import translation_events
 
@@ -53,12 +57,7 @@ ERRORS: dict[int | str, dict[str, Any]] = {
     **{status: {"model": ErrorAnswer} for status in (400, 401, 408, 413, 422, 429, 500, 504)},
     503: {"model": OverloadAnswer},
 }
-BODY = {
-    "requestBody": {
-        "required": True,
-        "content": {"application/json": {"schema": PromisedBody.model_json_schema()}},
-    }
-}
+BODY = described(JSON, schema=PromisedBody.model_json_schema())
 
 FIELDS = tuple(PromisedBody.model_fields)
 
@@ -79,6 +78,8 @@ class PromisedRequest:
     deadline_ms: float | None = None
     priority: Priority | None = None
     wants_timings: bool = False
+    num_alternatives: int = 0
+    wants_scores: bool = False
 
     @property
     def wishes_a_point(self) -> bool:
@@ -111,6 +112,7 @@ class _Begun:
             point_id=self.choice.point_id if self.asked.wishes_a_point else None,
             retry_within_ms=_retry_within_ms(self.asked, self.choice, self.began_s),
             priority=self.asked.priority or self.caller.priority,
+            num_alternatives=self.asked.num_alternatives,
         )
 
 
@@ -142,6 +144,8 @@ def router(lifecycle: Lifecycle, limits: RequestLimits, door: Door, metrics: Met
                     predicted_ms=round(begun.choice.predicted_ms, 3),
                     elapsed_ms=round(elapsed_ms, 3),
                     budget_met=is_met,
+                    score=_score(detail) if begun.asked.wants_scores else None,
+                    alternatives=_alternatives(begun.asked, detail),
                     timings=Timings.of(detail) if begun.asked.wants_timings else None,
                 )
                 for text, detail in zip(translation.texts, translation.details, strict=True)
@@ -173,7 +177,7 @@ def router(lifecycle: Lifecycle, limits: RequestLimits, door: Door, metrics: Met
     @routes.post(
         "/v1/translate/stream",
         response_class=StreamingResponse,
-        responses={**ERRORS, 200: {"content": {EVENT_STREAM: {"schema": {"type": "string"}}}}},
+        responses={**ERRORS, 200: {"content": EVENT_STREAM_CONTENT}},
         openapi_extra=BODY,
     )
     async def post_translate_stream(request: Request) -> StreamingResponse:
@@ -225,7 +229,30 @@ def check_promised(fields: Mapping[str, Any], engine: EnginePort, limits: Reques
         check_number("deadline_ms", fields.get("deadline_ms"), MAX_BUDGET_MS),
         _check_priority(fields.get("priority")),
         check_flag("timings", fields.get("timings")),
+        check_number_of("alternatives", fields.get("alternatives"), MAX_ALTERNATIVES),
+        check_flag("scores", fields.get("scores")),
     )
+
+
+def _score(translated: Translated | None) -> float | None:
+    """A translation's score as it is told; None where nothing was translated."""
+    return None if translated is None else _rounded(translated.score)
+
+
+def _rounded(score: Score) -> float | None:
+    return None if score.mean is None else round(score.mean, 4)
+
+
+def _alternatives(asked: PromisedRequest, translated: Translated | None) -> list[Alternative] | None:
+    """A text's other translations, with their scores where those were asked for; None where neither was."""
+    if not asked.num_alternatives:
+        return None
+    if translated is None:
+        return []
+    return [
+        Alternative(text=text, score=_rounded(score) if asked.wants_scores else None)
+        for text, score in zip(translated.alternatives, translated.alternative_scores, strict=True)
+    ]
 
 
 def _check_priority(value: object) -> Priority | None:

@@ -15,6 +15,9 @@ from fastapi import HTTPException
 from dynhat_runtime.errors import RequestError, RequestTooLargeError
 from dynhat_runtime.service.limits import RequestLimits
 
+MAX_ALTERNATIVES = 16
+"""More are never found: there are at most as many as the search has beams, less one."""
+
 
 async def read_in_time(
     reading: Awaitable[dict[str, Any]], limits: RequestLimits, texts_field: str
@@ -97,6 +100,13 @@ def check_count(field: str, value: object, maximum: int) -> int:
     if isinstance(value, bool) or not isinstance(value, int) or value < 0:
         raise RequestError(f"{field} {show(value)} cannot be: send a whole number, 0 or more", field)
     return min(value, maximum)
+
+
+def check_number_of(field: str, value: object, maximum: int) -> int:
+    """As `check_count`, of a field that only JSON sends: digits in a string are refused."""
+    if isinstance(value, str):
+        raise RequestError(f"{field} {show(value)} cannot be: send a whole number, 0 or more", field)
+    return check_count(field, value, maximum)
 
 
 def check_flag(field: str, value: object) -> bool:

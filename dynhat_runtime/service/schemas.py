@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, Field
 
 from dynhat_runtime.design_space import SubTransformerConfig
 from dynhat_runtime.governor.governor import ObservationResult
@@ -98,6 +98,27 @@ class DetectedLanguage(BaseModel):
     language: str
 
 
+class TranslateBody(BaseModel):
+    """POST /translate, as JSON or as a form; fields that are not listed are ignored."""
+
+    q: str | list[str]
+    """One text or several."""
+    source: str
+    """"auto" where it is to be detected."""
+    target: str
+    format: Literal["text", "html"] | None = None
+    alternatives: int | None = None
+    """Other translations wanted, 0 or more."""
+    api_key: str | None = None
+
+
+class DetectBody(BaseModel):
+    """POST /detect, as JSON or as a form; fields that are not listed are ignored."""
+
+    q: str
+    api_key: str | None = None
+
+
 class TranslateRequest(BaseModel):
     """POST /translate, checked: as many texts as were asked for, and whether they came as a list."""
 
@@ -169,6 +190,10 @@ class PromisedBody(BaseModel):
     """Class of requests to wait in; without it the key's, which is interactive unless the key file says otherwise."""
     timings: bool | None = None
     """Say of each text what it took."""
+    alternatives: int | None = Field(None, ge=0)
+    """Other translations wanted of each text; more than are found are not made up."""
+    scores: bool | None = None
+    """Say of each translation how sure the model was of it."""
 
 
 class Timings(BaseModel):
@@ -206,6 +231,14 @@ class Timings(BaseModel):
         )
 
 
+class Alternative(BaseModel):
+    """Another translation of a text."""
+
+    text: str
+    score: float | None = None
+    """As the first translation's; only where it was asked for."""
+
+
 class PromisedTranslation(BaseModel):
     """One text's translation with what was promised; figures are of the whole request."""
 
@@ -216,6 +249,10 @@ class PromisedTranslation(BaseModel):
     """From the request's arrival to the answer."""
     budget_met: bool
     """`elapsed_ms` is within the request's latency budget; without one within the daemon's, for every sentence."""
+    score: float | None = None
+    """Mean log-probability of its tokens, at most 0; only where it was asked for and something was translated."""
+    alternatives: list[Alternative] | None = None
+    """Better ones first; only where they were asked for."""
     timings: Timings | None = None
     """Only where they were asked for."""
 

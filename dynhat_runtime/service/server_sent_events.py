@@ -3,8 +3,21 @@
 from __future__ import annotations
 
 import json
+from typing import Any
 
 EVENT_STREAM = "text/event-stream"
+
+EVENT_STREAM_CONTENT: dict[str, Any] = {
+    EVENT_STREAM: {
+        "schema": {
+            "type": "object",
+            "description": "each event; its data is one JSON object",
+            "properties": {"event": {"type": "string"}, "data": {"type": "string"}},
+            "required": ["event", "data"],
+        }
+    }
+}
+"""What OpenAPI says of such an answer."""
 
 STREAM_HEADERS = {"Cache-Control": "no-store", "X-Accel-Buffering": "no"}
 """So that no proxy holds events back."""

@@ -17,6 +17,13 @@ from dynhat_runtime.service.schemas import ErrorAnswer
 
 PATH = "/v1/trace"
 LARGEST_NUMBER = 2**53
+AFTER_PARAMETER = {
+    "name": "after",
+    "in": "query",
+    "required": False,
+    "description": "number of the last event known",
+    "schema": {"type": "integer", "minimum": 0, "maximum": LARGEST_NUMBER, "default": 0},
+}
 
 
 class TracePort(Protocol):
@@ -36,7 +43,9 @@ def router(trace: Callable[[], TracePort | None], door: Door) -> APIRouter:
     routes = APIRouter(tags=["operation"])
     errors: dict[int | str, dict[str, Any]] = {status: {"model": ErrorAnswer} for status in (400, 401, 503)}
 
-    @routes.get(PATH, response_class=Response, responses=errors)
+    @routes.get(
+        PATH, response_class=Response, responses=errors, openapi_extra={"parameters": [AFTER_PARAMETER]}
+    )
     async def get_trace(request: Request) -> Response:
         """Events after number `after` (0): `{"header", "events", "next", "lost"}`; ask again with `next`."""
         door.check(key_in(request.headers))

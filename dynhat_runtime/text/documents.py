@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from itertools import islice
 from typing import Literal, Protocol
 
-from dynhat_runtime.text.html import parse_markup
+from dynhat_runtime.text.html import INLINE, parse_markup
 
 TextFormat = Literal["text", "html"]
 
@@ -57,9 +57,34 @@ class Untouched:
         return self.text
 
 
-def parse_document(text: str, text_format: TextFormat, ignored_tags: Collection[str] = ()) -> Document:
-    """Read a text in its format; see `parse_markup` for what is left alone."""
-    return parse_markup(text, ignored_tags) if text_format == "html" else PlainText(text)
+@dataclass(frozen=True, slots=True)
+class TagNames:
+    """Names of elements that a client has its own mind about."""
+
+    ignored: tuple[str, ...] = ()
+    """Left alone with what is in them."""
+    inline: tuple[str, ...] = ()
+    """They stand within a sentence, as HTML's inline elements do by themselves."""
+    splitting: tuple[str, ...] = ()
+    """They end a sentence, as all others do by themselves."""
+
+
+NO_TAG_NAMES = TagNames()
+
+
+def parse_document(
+    text: str, text_format: TextFormat, language: str = "en", names: TagNames = NO_TAG_NAMES
+) -> Document:
+    """Read a text of this language in its format; see `parse_markup` for what is left alone."""
+    if text_format == "text":
+        return PlainText(text)
+    inline = (INLINE | lowered(names.inline)) - lowered(names.splitting)
+    return parse_markup(text, names.ignored, inline_tags=inline, language=language)
+
+
+def lowered(names: Collection[str]) -> frozenset[str]:
+    """Names as HTML compares them."""
+    return frozenset(name.lower() for name in names)
 
 
 def put_together(documents: Sequence[Document], translations: Sequence[str]) -> list[str]:

@@ -1,63 +1,106 @@
 """HTML, or XML, as the texts in it and the markup around them, which comes back byte for byte.
 
-Markup is read by the standard library's tokenizer and copied, never written anew: whoever sent `<BR>` or single
-quotes gets them back. Malformed markup is not repaired: it comes back as it was.
+Markup is copied, never written anew: whoever sent `<BR>` or single
+quotes gets them back. Malformed markup is not repaired: it comes back as it was. Where tags stand in the midst of a
+sentence, `inline_tags` knows how it is translated.
 """
 
 from __future__ import annotations
 
 import html
-from collections.abc import Collection, Sequence
+from bisect import bisect_left
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
-from html.parser import HTMLParser
+from itertools import groupby, islice
 from typing import NamedTuple
 
-from dynhat_runtime.text.sentences import has_language
+from dynhat_runtime.text.inline_tags import MAX_ELEMENTS, Element, Tag, TaggedSentence, escape
+from dynhat_runtime.text.markup_pieces import Piece, read_pieces
+from dynhat_runtime.text.sentences import has_language, split_sentences
 
-UNTRANSLATED = frozenset(
-    ("code", "pre", "script", "style", "kbd", "samp", "var", "textarea", "template", "svg", "math", "noembed")
+INLINE = frozenset(
+    (
+        *(
+            "a",
+            "abbr",
+            "acronym",
+            "b",
+            "bdi",
+            "big",
+            "cite",
+            "del",
+            "dfn",
+            "em",
+            "font",
+            "i",
+            "ins",
+            "label",
+            "mark",
+        ),
+        *("q", "s", "small", "span", "strike", "strong", "sub", "sup", "time", "tt", "u"),
+    )
 )
-"""Elements whose text is no prose."""
+"""Elements that stand within a sentence."""
 
-VOID = frozenset(
-    ("area", "base", "br", "col", "embed", "hr", "img", "input", "link", "meta", "source", "track", "wbr")
-)
-"""Elements that have no end tag."""
 
-ENDED_BY = {
-    "li": ("li",),
-    "dt": ("dt", "dd"),
-    "dd": ("dt", "dd"),
-    "option": ("option",),
-    "td": ("td", "th", "tr"),
-    "th": ("td", "th", "tr"),
-    "tr": ("tr",),
-    "p": (
-        *("p", "div", "ul", "ol", "dl", "table", "pre", "blockquote", "section", "article"),
-        *("header", "footer", "form", "hr", "h1", "h2", "h3", "h4", "h5", "h6"),
-    ),
-}
-"""Elements that end where one of these begins, without an end tag."""
+@dataclass(frozen=True, slots=True)
+class Kept:
+    """A part that comes back as it was."""
+
+    raw: str
+
+    @property
+    def texts(self) -> tuple[str, ...]:
+        """None."""
+        return ()
+
+    def with_texts(self, translations: Sequence[str]) -> str:
+        """What came."""
+        assert not translations
+        return self.raw
+
+
+@dataclass(frozen=True, slots=True)
+class Prose:
+    """A text without tags in it, character references resolved."""
+
+    text: str
+
+    @property
+    def texts(self) -> tuple[str, ...]:
+        """The text itself."""
+        return (self.text,)
+
+    def with_texts(self, translations: Sequence[str]) -> str:
+        """The one translation; what would be read as markup in it is escaped."""
+        (translation,) = translations
+        return escape(translation)
 
 
 @dataclass(frozen=True, slots=True)
 class Markup:
     """A document cut where its texts are."""
 
-    kept: tuple[str, ...]
-    """What is around the texts, one more than there are texts."""
-    texts: tuple[str, ...]
-    """Texts to translate, character references resolved."""
+    parts: tuple[Kept | Prose | TaggedSentence, ...]
+
+    @property
+    def texts(self) -> tuple[str, ...]:
+        """Texts to translate, in order."""
+        return tuple(text for part in self.parts for text in part.texts)
 
     def with_texts(self, translations: Sequence[str]) -> str:
-        """The document with other texts, in the same order. What would be read as markup in them is escaped."""
-        parts = [self.kept[0]]
-        for translation, after in zip(translations, self.kept[1:], strict=True):
-            parts += [_escape(translation), after]
-        return "".join(parts)
+        """The document with other texts, in the same order."""
+        remaining = iter(translations)
+        return "".join(part.with_texts(list(islice(remaining, len(part.texts)))) for part in self.parts)
 
 
-def parse_markup(source: str, ignored_tags: Collection[str] = ()) -> Markup:
+def parse_markup(
+    source: str,
+    ignored_tags: Collection[str] = (),
+    *,
+    inline_tags: Collection[str] = INLINE,
+    language: str = "en",
+) -> Markup:
     """Find the texts to translate.
 
     Left alone: what is in `UNTRANSLATED` elements, in `ignored_tags`, under translate="no" or the class notranslate
@@ -66,142 +109,127 @@ def parse_markup(source: str, ignored_tags: Collection[str] = ()) -> Markup:
     Args:
         source: A document or a fragment.
         ignored_tags: Names of further elements to leave alone.
+        inline_tags: Names of elements that do not end a sentence.
+        language: Its code, to know a sentence's end by.
     """
-    tokenizer = _Tokenizer(frozenset(tag.lower() for tag in ignored_tags))
-    tokenizer.read(source)
-    kept: list[str] = []
-    texts: list[str] = []
+    inline = frozenset(tag.lower() for tag in inline_tags)
+    parts: list[Kept | Prose | TaggedSentence] = []
     position = 0
-    for run in _runs(source, tokenizer.tokens):
-        text = html.unescape(source[run.begin : run.end])
-        if run.is_translated and has_language(text):
-            kept.append(source[position : run.begin])
-            texts.append(text)
-            position = run.end
-    return Markup((*kept, source[position:]), tuple(texts))
+    for passage in _passages(read_pieces(source, ignored_tags), inline):
+        text, tags = _read(source, passage)
+        if not has_language(text):
+            continue
+        parts.append(Kept(source[position : passage[0].begin]))
+        parts += _sentences(text, tags, language) if tags else [Prose(text)]
+        position = passage[-1].end
+    return Markup((*parts, Kept(source[position:])))
 
 
-class _Token(NamedTuple):
-    """A stretch of text: where it begins, by line and column from 0, and how it is written."""
+def _passages(pieces: Sequence[Piece], inline: Collection[str]) -> list[list[Piece]]:
+    """Texts to translate, each with all inline tags and texts that it goes on with; tags alone are none."""
 
-    line: int
-    column: int
-    raw: str
-    is_translated: bool
+    def belongs(piece: Piece) -> bool:
+        if piece.kind == "text":
+            return piece.is_translated
+        return piece.kind != "other" and piece.name in inline
 
-
-class _Run(NamedTuple):
-    """A stretch of text without markup in it."""
-
-    begin: int
-    end: int
-    is_translated: bool
+    groups = [list(group) for is_passage, group in groupby(pieces, belongs) if is_passage]
+    return [group for group in groups if any(piece.kind == "text" for piece in group)]
 
 
-class _Tokenizer(HTMLParser):
-    """Notes where there is text, and whether it is text to translate. Everything else is markup."""
+class _NamedTag(NamedTuple):
+    """An inline tag and what it is called."""
 
-    def __init__(self, ignored_tags: frozenset[str]) -> None:
-        super().__init__(convert_charrefs=False)
-        self.tokens: list[_Token] = []
-        self._left_alone = UNTRANSLATED | ignored_tags
-        self._open: list[tuple[str, bool]] = []
-        """Elements around, and whether text in them is translated."""
-
-    def read(self, source: str) -> None:
-        """Note all of `source`. Behind its last ">" no tag can end: there is only text, and an unfinished tag is some.
-
-        That is not for speed alone: looking for the end of a tag that has none takes the tokenizer quadratic time.
-        """
-        end = source.rfind(">") + 1
-        self.feed(source[:end])
-        self.close()
-        line, column = source.count("\n", 0, end), end - (source.rfind("\n", 0, end) + 1)
-        self.tokens.append(_Token(line, column, source[end:], self._is_translated))
-
-    @property
-    def _is_translated(self) -> bool:
-        return self._open[-1][1] if self._open else True
-
-    def _note(self, raw: str) -> None:
-        line, column = self.getpos()
-        self.tokens.append(_Token(line - 1, column, raw, self._is_translated))
-
-    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-        """An element begins."""
-        while self._open and tag in ENDED_BY.get(self._open[-1][0], ()):
-            self._open.pop()
-        if tag not in VOID:
-            self._open.append((tag, self._translates(tag, dict(attrs))))
-
-    def handle_startendtag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-        """An element without content."""
-
-    def handle_endtag(self, tag: str) -> None:
-        """An element ends, and all that were left open in it; one that never began ends nothing."""
-        for depth in range(len(self._open) - 1, -1, -1):
-            if self._open[depth][0] == tag:
-                del self._open[depth:]
-                return
-
-    def handle_data(self, data: str) -> None:
-        """Text."""
-        self._note(data)
-
-    def handle_entityref(self, name: str) -> None:
-        """A character in text."""
-        self._note(f"&{name}")
-
-    def handle_charref(self, name: str) -> None:
-        """A character in text."""
-        self._note(f"&#{name}")
-
-    def parse_marked_section(self, i: int, report: int = 1) -> int:
-        """Where a section such as CDATA ends; the library raises AssertionError at those it does not know."""
-        closing = "]]>" if self.rawdata.startswith("<![CDATA[", i) else ">"
-        end = self.rawdata.find(closing, i + 3)
-        if end < 0:
-            return -1
-        return end + len(closing)
-
-    def _translates(self, tag: str, attributes: dict[str, str | None]) -> bool:
-        """Whether text in this element is translated."""
-        if tag in self._left_alone or "notranslate" in (attributes.get("class") or "").split():
-            return False
-        if "translate" in attributes:
-            # As HTML has it: an empty value means yes, and one it does not know means nothing.
-            asked = (attributes["translate"] or "yes").strip().lower()
-            if asked in ("yes", "no"):
-                return asked == "yes"
-        return self._is_translated
+    tag: Tag
+    name: str
+    is_opening: bool
 
 
-def _line_starts(source: str) -> list[int]:
-    """Where each line begins, counted as the tokenizer counts."""
-    starts = [0]
-    while (end := source.find("\n", starts[-1])) >= 0:
-        starts.append(end + 1)
-    return starts
-
-
-def _runs(source: str, tokens: Sequence[_Token]) -> list[_Run]:
-    """Neighbouring text tokens together: a sentence must not be cut at an ampersand."""
-    line_starts = _line_starts(source)
-    runs: list[_Run] = []
-    for token in tokens:
-        begin = line_starts[token.line] + token.column
-        end = begin + len(token.raw)
-        if source[begin:end] != token.raw:
-            continue  # the library read it otherwise than it is written: leave it alone
-        if len(token.raw) > 1 and token.raw.startswith("&") and source.startswith(";", end):
-            end += 1
-        if runs and runs[-1].end == begin and runs[-1].is_translated == token.is_translated:
-            runs[-1] = runs[-1]._replace(end=end)
+def _read(source: str, passage: Sequence[Piece]) -> tuple[str, list[_NamedTag]]:
+    """The text of a passage, character references resolved, and the tags in it."""
+    text = ""
+    tags: list[_NamedTag] = []
+    for piece in passage:
+        raw = source[piece.begin : piece.end]
+        if piece.kind == "text":
+            text += html.unescape(raw)
         else:
-            runs.append(_Run(begin, end, token.is_translated))
-    return runs
+            tags.append(_NamedTag(Tag(len(text), raw), piece.name, piece.kind == "start"))
+    return text, tags
 
 
-def _escape(text: str) -> str:
-    """Text as HTML writes it out."""
-    return html.escape(text, quote=False).replace("\u00a0", "&nbsp;")
+def _sentences(
+    text: str, tags: Sequence[_NamedTag], language: str
+) -> Iterator[Kept | Prose | TaggedSentence]:
+    """A passage with inline tags, sentence by sentence, and what is between them."""
+    pairs = _pairs(tags)
+    opened_at = [tags[first].tag.at for first, _ in pairs]
+    next_tag, position, cursor = 0, 0, 0
+    for segment in split_sentences(text, language):
+        begin = cursor + len(segment.before)
+        end = begin + len(segment.sentence)
+        cursor = end + len(segment.after)
+        if begin == end:
+            continue
+        candidates = pairs[bisect_left(opened_at, begin) : bisect_left(opened_at, end)]
+        own = [pair for pair in candidates if _is_within(tags, pair, begin, end)]
+        numbers = {number for pair in own for number in pair}
+        first = next_tag
+        while first < len(tags) and tags[first].tag.at <= begin and first not in numbers:
+            first += 1
+        last = first
+        while last < len(tags) and (tags[last].tag.at < end or last in numbers):
+            last += 1
+        yield Kept(_between(text[position:begin], position, tags[next_tag:first]))
+        is_paired = len(own) <= MAX_ELEMENTS and numbers == set(range(first, last))
+        yield _sentence(text[begin:end], begin, tags, range(first, last), own if is_paired else None)
+        next_tag, position = last, end
+    yield Kept(_between(text[position:], position, tags[next_tag:]))
+
+
+def _is_within(tags: Sequence[_NamedTag], pair: tuple[int, int], begin: int, end: int) -> bool:
+    """Whether there are words between these tags, all of them in the sentence, and not the whole of it."""
+    first, last = tags[pair[0]].tag.at, tags[pair[1]].tag.at
+    return begin <= first < last <= end and (first, last) != (begin, end)
+
+
+def _pairs(tags: Sequence[_NamedTag]) -> list[tuple[int, int]]:
+    """Numbers of the tags that belong together, by where they open; tags that cross or have no other belong to none."""
+    pairs: list[tuple[int, int]] = []
+    open_tags: list[int] = []
+    for number, (_, name, is_opening) in enumerate(tags):
+        if is_opening:
+            open_tags.append(number)
+        elif open_tags and tags[open_tags[-1]].name == name:
+            pairs.append((open_tags.pop(), number))
+    return sorted(pairs)
+
+
+def _sentence(
+    sentence: str,
+    begin: int,
+    tags: Sequence[_NamedTag],
+    numbers: Sequence[int],
+    pairs: Sequence[tuple[int, int]] | None,
+) -> Prose | TaggedSentence:
+    """A sentence that begins there in its passage, with these of the tags."""
+    if not numbers:
+        return Prose(sentence)
+    moved = {number: Tag(tags[number].tag.at - begin, tags[number].tag.raw) for number in numbers}
+    elements = None
+    if pairs is not None:
+        elements = tuple(
+            Element(moved[first].at, moved[last].at, moved[first].raw, moved[last].raw)
+            for first, last in pairs
+        )
+    return TaggedSentence(sentence, tuple(moved.values()), elements)
+
+
+def _between(text: str, begin: int, tags: Sequence[_NamedTag]) -> str:
+    """What is between two sentences: white space, and tags where they stand in it."""
+    parts, position = [], 0
+    for tag, _, _ in tags:
+        at = tag.at - begin
+        parts += [escape(text[position:at]), tag.raw]
+        position = at
+    return "".join((*parts, escape(text[position:])))
