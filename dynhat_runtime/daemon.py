@@ -28,6 +28,7 @@ from dynhat_runtime.heartbeat import Heartbeat, StallLimits, status_of
 from dynhat_runtime.http_server import POLL_S, Entrance, HttpServer
 from dynhat_runtime.listeners import Listeners
 from dynhat_runtime.logs import configure_logging
+from dynhat_runtime.memory_shortage import low_memory_error
 from dynhat_runtime.runtime import SHORTEST_STOP_S, Runtime, build_runtime
 from dynhat_runtime.service.app import create_app
 from dynhat_runtime.service.keys import KeyRing
@@ -83,9 +84,12 @@ def run(
         asyncio.run(daemon.serve())
         if spans is not None:
             spans.close()
-    except DynhatError as error:
-        notifier.status(f"failed: {error}")
-        raise
+    except Exception as error:
+        ours = error if isinstance(error, DynhatError) else low_memory_error(error)
+        if ours is None:
+            raise
+        notifier.status(f"failed: {ours}")
+        raise ours from error
     return 0
 
 

@@ -16,6 +16,7 @@
     |   |-- DeadlineError           a request that would not be done, or was not, by its deadline (HTTP 504)
     |   `-- EngineStoppedError      the engine is stopping or stopped (HTTP 503)
     |-- NativeUnavailableError      the native decoder is not built, or not for this machine or these sources
+    |-- LowMemoryError              there is not enough memory to load or compute
     |-- DaemonUnreachableError      no daemon answers where one was asked, or it is not ready
     |-- MonitorError                a sensor that cannot be read at all
     |-- TraceError                  a recording that cannot be written, read or replayed
@@ -148,6 +149,12 @@ class EngineStoppedError(EngineError):
 
 class NativeUnavailableError(DynhatError):
     """The native decoder cannot be used; the message says why and names the remedy."""
+
+
+class LowMemoryError(DynhatError):
+    """There is not enough memory to load or compute; unlike a wrong setting it may pass by itself."""
+
+    exit_code = 3
 
 
 class DaemonUnreachableError(DynhatError):

@@ -153,13 +153,13 @@ class SimulatedJetson:
             )
         self._link(f"{DEVFREQ}/device", f"../../../{GPU}")
         self._link(f"class/devfreq/{GPU}", f"../../{DEVFREQ}")
-        for name, value in (
+        for name, hz in (
             ("rate", 1.6e9),
             ("min_rate", 204e6),
             ("max_rate", 1.6e9),
             ("mrq_rate_locked", 0),
         ):
-            self.put(f"kernel/debug/bpmp/debug/clk/emc/{name}", int(value))
+            self.put(f"kernel/debug/bpmp/debug/clk/emc/{name}", int(hz))
         self.put("kernel/actmon_avg_activity/mc_all", 160_000)
         self.put("class/hwmon/hwmon2/name", "pwm_fan")
         self.put("class/hwmon/hwmon2/pwm1", 128)

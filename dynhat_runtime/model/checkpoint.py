@@ -28,7 +28,7 @@ from torch import Tensor
 from dynhat_runtime.design_space import DesignSpace
 from dynhat_runtime.errors import BundleError, DesignSpaceError, first_complaint
 from dynhat_runtime.model.super_transformer import SuperTransformer, SuperTransformerSpec
-from dynhat_runtime.model.weights_file import Content, map_file, tensors_of
+from dynhat_runtime.model.weights_file import Content, read_file, tensors_of
 from dynhat_runtime.monitor.identity import device_name
 from dynhat_runtime.operating_point import OperatingPointTable
 
@@ -47,6 +47,7 @@ TEXT_FILES: dict[TextPipeline, tuple[str, ...]] = {
 """Files that turn text into tokens and back, by the manifest's `text_pipeline`."""
 PAPER_POINTS = "paper_points.json"
 """Published architectures; a folder with these alone waits for weights."""
+FORMAT_VERSION: Literal[1] = 1
 REMEDY = "restore the file, or give another bundle with --bundle"
 
 
@@ -69,7 +70,7 @@ class Manifest(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    format_version: Literal[1] = 1
+    format_version: Literal[1] = FORMAT_VERSION
     name: str
     src_lang: str
     tgt_lang: str
@@ -86,8 +87,8 @@ class Bundle:
     """An opened bundle: its manifest is read and every file in it has been checked.
 
     Attributes:
-        contents: Every file of the manifest as it was when it was checked, read or mapped once: what is loaded is
-            what was hashed.
+        contents: Every file of the manifest as it was when it was checked, read once: what is loaded is what was
+            hashed, whatever happens to the files. Goes with the bundle, weights included.
     """
 
     path: Path
@@ -282,14 +283,13 @@ def _read(path: Path) -> bytes:
 
 
 def _checked_content(path: Path, record: FileRecord) -> Content:
-    """A file that is what its record says; weights are mapped, everything else is read.
+    """A file that is what its record says.
 
     Raises:
         BundleError: It is missing, truncated or altered.
     """
-    content: Content
     try:
-        content = map_file(path) if path.name == WEIGHTS and path.stat().st_size > 0 else path.read_bytes()
+        content = read_file(path)
     except OSError as error:
         raise BundleError(f"{path}: cannot be read ({error.strerror}): {REMEDY}") from error
     if len(content) != record.size_bytes:
@@ -318,6 +318,12 @@ def _parse(model: type[Any], path: Path, content: bytes) -> Any:
     try:
         return model.model_validate_json(content)
     except ValidationError as error:
+        first = error.errors()[0]
+        if first["loc"] == ("format_version",):
+            raise BundleError(
+                f"{path}: is of format version {first['input']!r}, this dynhat reads version {FORMAT_VERSION}: install the "
+                "dynhat that the bundle was made for, or give another bundle with --bundle"
+            ) from error
         raise BundleError(f"{path}: {first_complaint(error)}: {REMEDY}") from error
     except DesignSpaceError as error:
         raise BundleError(f"{path}: {error}: {REMEDY}") from error
