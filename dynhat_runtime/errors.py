@@ -37,11 +37,18 @@ if TYPE_CHECKING:
     from pydantic import ValidationError
 
 
+LONGEST_FIELD = 160
+"""Characters of a field's name that a message shows."""
+
+
 def first_complaint(error: ValidationError) -> str:
-    """The first thing wrong with a file's content, as `field: what is wrong`; `file` where no field is at fault."""
+    """The first thing wrong with a file's content, as `field: what is wrong`; `file` where no field is at fault.
+
+    One line, and no long one, whatever the file calls its fields.
+    """
     first = error.errors()[0]
     field = ".".join(str(part) for part in first["loc"]) or "file"
-    return f"{field}: {first['msg']}"
+    return " ".join(f"{field[:LONGEST_FIELD]}: {first['msg']}".split())
 
 
 class DynhatError(Exception):

@@ -1,4 +1,4 @@
-"""Tells an error that means "not enough memory" from all others, whoever raised it. Frees nothing and tries nothing again.
+"""Tells an error that means "not enough memory" from all others, whoever raised it. Frees nothing, retries nothing.
 
 A C++ library that runs out of memory where it expects no error ends the process with SIGABRT; nobody can tell that.
 """

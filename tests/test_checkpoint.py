@@ -137,7 +137,9 @@ def test_manifest_of_another_format(copy: Path) -> None:
     """A manifest of another format version is refused with both versions and where to turn."""
     manifest = {**json.loads((copy / MANIFEST).read_text()), "format_version": 2, "new_field": 1}
     (copy / MANIFEST).write_text(json.dumps(manifest))
-    with pytest.raises(BundleError, match=r"format version 2, this dynhat reads version 1: install the dynhat"):
+    with pytest.raises(
+        BundleError, match=r"format version 2, this dynhat reads version 1: install the dynhat"
+    ):
         Bundle.open(copy)
 
 

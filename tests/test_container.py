@@ -14,7 +14,7 @@ import signal
 import subprocess
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import pytest
@@ -113,7 +113,8 @@ def served(image: ContainerImage) -> Iterator[tuple[subprocess.Popen[str], list[
     try:
         yield daemon, image.command(container, *check)
     finally:
-        os.killpg(daemon.pid, signal.SIGKILL)
+        with suppress(ProcessLookupError):  # it may have gone, and all of its own with it
+            os.killpg(daemon.pid, signal.SIGKILL)
         daemon.communicate()
 
 

@@ -17,7 +17,7 @@ import json
 import platform
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Annotated, Any, Literal
 
 import torch
@@ -130,6 +130,11 @@ class Bundle:
         missing = [name for name in required if name not in manifest.files]
         if missing:
             raise BundleError(f"{path / MANIFEST}: lists no {missing[0]}: {REMEDY}")
+        outside = [name for name in manifest.files if not _is_inside(name)]
+        if outside:
+            raise BundleError(
+                f"{path / MANIFEST}: names a file outside the bundle ({outside[0]!r}): {REMEDY}"
+            )
         contents = {name: _checked_content(path / name, record) for name, record in manifest.files.items()}
         spec = _parse(SuperTransformerSpec, path / MODEL, bytes(contents[MODEL]))
         return cls(path, manifest, spec, contents)
@@ -282,6 +287,12 @@ def _read(path: Path) -> bytes:
         raise BundleError(f"{path}: cannot be read ({error.strerror}): {REMEDY}") from error
 
 
+def _is_inside(name: str) -> bool:
+    """Whether a file's name in the manifest is one below the bundle's folder."""
+    parts = PurePosixPath(name).parts
+    return bool(parts) and parts[0] != "/" and ".." not in parts and name.isprintable()
+
+
 def _checked_content(path: Path, record: FileRecord) -> Content:
     """A file that is what its record says.
 
@@ -321,8 +332,8 @@ def _parse(model: type[Any], path: Path, content: bytes) -> Any:
         first = error.errors()[0]
         if first["loc"] == ("format_version",):
             raise BundleError(
-                f"{path}: is of format version {first['input']!r}, this dynhat reads version {FORMAT_VERSION}: install the "
-                "dynhat that the bundle was made for, or give another bundle with --bundle"
+                f"{path}: is of format version {first['input']!r}, this dynhat reads version {FORMAT_VERSION}: "
+                "install the dynhat that the bundle was made for, or give another bundle with --bundle"
             ) from error
         raise BundleError(f"{path}: {first_complaint(error)}: {REMEDY}") from error
     except DesignSpaceError as error:
