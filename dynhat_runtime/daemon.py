@@ -136,6 +136,7 @@ class _Daemon:
         self._reloading = asyncio.Lock()
         self._runtime: Runtime | None = None
         self._retiring: set[asyncio.Future[None]] = set()
+        self._keys = keys
         self._entrance = Entrance(self._app(settings, keys))
         tls = (settings.tls_certificate, settings.tls_key) if is_https else ()
         self._server = HttpServer(self._entrance, *tls)
@@ -265,10 +266,11 @@ class _Daemon:
             return settings, keys, runtime.renew(settings)
 
         settings, keys, renewed = await asyncio.to_thread(prepare)
-        app = self._app(settings, keys)
+        is_same = (settings, keys) == (self._settings, self._keys)
+        app = self._entrance.app if is_same else self._app(settings, keys)
         if renewed is not None:
             await asyncio.to_thread(renewed.take_over_from, runtime)
-        self._settings, self._entrance.app = settings, app
+        self._settings, self._keys, self._entrance.app = settings, keys, app
         configure_logging(settings.log_level, settings.log_format)
         if settings.tls_certificate is not None:
             self._server.renew_certificate(settings.tls_certificate, settings.tls_key)
@@ -301,7 +303,7 @@ class _Daemon:
                 except SettingsError as error:
                     logger.error("keys not reloaded, the old ones stay: %s", error)
                     continue
-                self._entrance.app = self._app(self._settings, keys)
+                self._keys, self._entrance.app = keys, self._app(self._settings, keys)
                 logger.info("keys reloaded: %d", 0 if keys is None else len(keys.callers))
 
     # --- the end --------------------------------------------------------------------------------------------

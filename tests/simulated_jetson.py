@@ -269,14 +269,21 @@ class SimulatedJetson:
         self._started.append(process)
         return process
 
-    def start_service(self) -> None:
-        """Start the real jtop service and wait until it is ready."""
+    def start_service(self, library: Path | None = None) -> None:
+        """Start the real jtop service and wait until it is ready.
+
+        Args:
+            library: Folder of another jetson-stats for it to be of; None is the installed one.
+        """
         log = self.folder / "service.log"
         socket = self.folder / "run/jtop.sock"
         with log.open("w") as file:
             self._service = self.popen(
                 [sys.executable, "-m", "jtop", "--force"],
-                environment={"JTOP_SERVICE": "True"},
+                environment={
+                    "JTOP_SERVICE": "True",
+                    **({} if library is None else {"PYTHONPATH": str(library)}),
+                },
                 stdout=file,
                 stderr=subprocess.STDOUT,
             )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import pickletools
+import re
 import zipfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -107,3 +108,14 @@ def test_a_pickle_would_be_noticed(tmp_path: Path) -> None:
 
     (tmp_path / "plain").write_bytes(pickle.dumps({"a": [1, 2]}))
     assert is_pickle(tmp_path / "plain")
+
+
+MODEL = Path(__file__).parent.parent / "docs/threat-model.md"
+
+
+@pytest.mark.parametrize(
+    "name", sorted(set(re.findall(r"`(test_\w+\.py)`", MODEL.read_text(encoding="utf-8"))))
+)
+def test_the_threat_model_names_tests(name: str) -> None:
+    """What the threat model says is shown, is shown by a test that there is."""
+    assert (Path(__file__).parent / name).exists()
