@@ -99,12 +99,12 @@ class Soak:
         process = self._process
         return Size(process.memory_full_info().uss / BYTES_PER_MIB, process.num_fds(), process.num_threads())
 
-    def settled(self, before: Size) -> Size:
-        """Its size at rest, once it has no more threads and descriptors than before, or has had its time."""
+    def settled(self, num_fds: int, num_threads: int) -> Size:
+        """Its size at rest, once it has no more descriptors and threads than these, or has had its time."""
         gives_up_s = time.monotonic() + SETTLE_S
         while True:
             size = self.size()
-            is_settled = size.num_fds <= before.num_fds and size.num_threads <= before.num_threads
+            is_settled = size.num_fds <= num_fds and size.num_threads <= num_threads
             if is_settled or time.monotonic() > gives_up_s:
                 return size
             time.sleep(SAMPLE_S)
@@ -135,17 +135,26 @@ def soak(bundle: Path, minutes: float, seed: int) -> Soaked:
                 daemon.pause("readiness")
             run = Soak(daemon, found[1], config, ids, seed)
             try:
-                run.load(minutes * 60 * WARM_UP_SHARE)
-                before = run.size()
+                warm_up = run.load(minutes * 60 * WARM_UP_SHARE)
+                before, most_threads = run.size(), max(size.num_threads for size in warm_up)
                 loaded = run.load(minutes * 60 * (1 - WARM_UP_SHARE))
-                after = run.settled(before)
+                after = run.settled(before.num_fds, most_threads)
             finally:
                 seen = run.stop()
             daemon.popen.terminate()
             status = daemon.popen.wait(PATIENCE_S)
             num_tracebacks = daemon.log_text().count("Traceback")
     return Soaked(
-        minutes, seen, run.num_disturbances, run.failures, loaded, before, after, status, num_tracebacks
+        minutes=minutes,
+        seen=seen,
+        disturbances=run.num_disturbances,
+        failures=run.failures,
+        loaded=loaded,
+        before=before,
+        most_threads=most_threads,
+        after=after,
+        exit_status=status,
+        num_tracebacks=num_tracebacks,
     )
 
 

@@ -90,7 +90,7 @@ class Fleet:
         self.daemons[number].line("ready: ")
 
     def ask(self, method: str, path: str, body: Any = None) -> tuple[int, dict[str, str]]:
-        """Status and headers; 0 where nobody answers."""
+        """Status and headers, their names in small letters; 0 where nobody answers."""
         data = None if body is None else json.dumps(body).encode()
         request = urllib.request.Request(
             self.url + path, data, {"Content-Type": "application/json"}, method=method
@@ -98,10 +98,10 @@ class Fleet:
         try:
             with urllib.request.urlopen(request, timeout=PATIENCE_S) as answer:
                 answer.read()
-                return answer.status, dict(answer.headers)
+                return answer.status, {name.lower(): value for name, value in answer.headers.items()}
         except urllib.error.HTTPError as error:
             with error:
-                return error.code, dict(error.headers)
+                return error.code, {name.lower(): value for name, value in error.headers.items()}
         except urllib.error.URLError:
             return 0, {}
 
@@ -199,7 +199,7 @@ class TestNginx:
         assert fleet.num_begun() == [0, 20]
         fleet.daemons[1].touch("overloaded")
         status, headers = fleet.translate()
-        assert (status, headers["Retry-After"]) == (503, "1")
+        assert (status, headers["retry-after"]) == (503, "1")
         (fleet.daemons[0].folder / "overloaded").unlink()
         assert {fleet.translate()[0] for _ in range(20)} == {200}
 

@@ -17,7 +17,7 @@ from tests.test_train import _assert_same_end, _new_run, _updates, data_dir, who
 from tests.tiny_bundle import SPACE
 
 SEED = int(os.environ.get("DYNHAT_TEST_SEED", "1"))
-NUM_KILLS = int(os.environ.get("DYNHAT_TEST_KILLS", "6"))
+NUM_KILLS = int(os.environ.get("DYNHAT_TEST_KILLS", "3"))
 
 
 def killed(kind: str, longest_s: float, **settings: object) -> None:

@@ -21,7 +21,7 @@ from pathlib import Path, PurePosixPath
 from typing import Annotated, Any, Literal
 
 import torch
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, RootModel, ValidationError
 from safetensors.torch import save
 from torch import Tensor
 
@@ -80,6 +80,10 @@ class Manifest(BaseModel):
     length_penalty: Annotated[float, Field(ge=0, le=10)] = 0.6
     """Exponent of the length in beam search's scores (HAT: 0.6 on WMT, 1 on IWSLT)."""
     files: dict[str, FileRecord]
+
+
+class _TrainingRecord(RootModel[dict[str, Any]]):
+    """Any object: who trained it decides what is worth saying."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -158,10 +162,14 @@ class Bundle:
         return bytes(self.contents[name])
 
     def training_record(self) -> dict[str, Any]:
-        """What the bundle says of its training."""
-        record = json.loads(bytes(self.contents[TRAINING_RECORD]))
-        assert isinstance(record, dict)
-        return record
+        """What the bundle says of its training.
+
+        Raises:
+            BundleError: It says nothing that can be read.
+        """
+        return dict(
+            _parse(_TrainingRecord, self.path / TRAINING_RECORD, bytes(self.contents[TRAINING_RECORD])).root
+        )
 
     def table(self, path: Path | None = None) -> OperatingPointTable:
         """The operating points to serve: those in `path`, else those measured on this device, else the nearest.
