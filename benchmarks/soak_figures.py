@@ -72,8 +72,8 @@ def result_of(found: Soaked, how: str) -> Result:
         checks=_checks(found),
         notes=(
             f"Descriptors {found.before.num_fds} and {found.after.num_fds}, threads {found.before.num_threads} (at "
-            f"most {found.most_threads}) and {found.after.num_threads}; under load at most {max(size.num_fds for size in found.loaded)} and "
-            f"{max(size.num_threads for size in found.loaded)}.",
+            f"most {found.most_threads}) and {found.after.num_threads}; under load at most "
+            f"{max(size.num_fds for size in found.loaded)} and {max(size.num_threads for size in found.loaded)}.",
         ),
     )
 
