@@ -47,7 +47,8 @@ def _ask(base_url: str, path: str, expected: str) -> dict[str, Any]:
     url = f"{base_url.rstrip('/')}{path}"
     if not url.startswith(("http://", "https://")):
         raise DaemonUnreachableError(
-            f"no daemon answers at {base_url}: give --url an address such as {EXAMPLE}"
+            f"no daemon answers at {base_url} (no http address): start one with 'dynhat serve' or give --url one such "
+            f"as {EXAMPLE}"
         )
     try:
         with urllib.request.urlopen(url, timeout=TIMEOUT_S) as response:  # noqa: S310  # http or https, as seen above
