@@ -1,6 +1,7 @@
 """The folder of one training run: what it holds, and how its state is saved, restored and averaged.
 
-`recipe.json` (what is computed here), `tokenizer.model`, `tokens/` (cached), `last.pt` (weights, optimiser,
+`recipe.json` (what is computed here), `tokenizer.model`, `started_from.json` and `start.safetensors` (of a run that
+started from a bundle), `tokens/` (cached), `last.pt` (weights, optimiser,
 position), `weights/` (the last checkpoints, for averaging), `metrics.jsonl` and `loss.png`. Everything is written to
 a temporary name first, so that an interruption leaves the previous state whole.
 """
@@ -50,6 +51,20 @@ class RunFolder:
     def metrics(self) -> Path:
         """One JSON object per line."""
         return self.path / "metrics.jsonl"
+
+    @property
+    def started_from(self) -> Path:
+        """Which bundle the run started from, and how that came to be; a run from fresh weights has none."""
+        return self.path / "started_from.json"
+
+    @property
+    def start_weights(self) -> Path:
+        """The weights that such a run started with."""
+        return self.path / "start.safetensors"
+
+    def has_trained(self) -> bool:
+        """Whether anything has been saved."""
+        return self.last.exists() or bool(self.weights())
 
     def create(self) -> None:
         """Make the folder unless it is there.
@@ -104,7 +119,7 @@ def check_recipe(run: RunFolder, recipe: Recipe) -> None:
         reason = first_complaint(error) if isinstance(error, ValidationError) else str(error)
         raise TrainingError(f"{run.recipe}: cannot be read ({reason}): use another --run-dir") from error
     before, now = _fields(begun_with.model_dump()), _fields(recipe.model_dump())
-    is_trained = run.last.exists() or bool(run.weights())
+    is_trained = run.has_trained()
     counted = [
         field
         for field in before | now
@@ -246,6 +261,18 @@ def forget_rows_after(run: RunFolder, update: int) -> None:
         partial.replace(run.metrics)
 
 
+def read_weights(file: Path) -> dict[str, torch.Tensor]:
+    """The content of a weight file.
+
+    Raises:
+        TrainingError: It cannot be read.
+    """
+    try:
+        return load_file(file)
+    except (OSError, SafetensorError) as error:
+        raise TrainingError(f"{file}: cannot be read as weights ({error}): remove it") from error
+
+
 def average_weights(files: list[Path]) -> dict[str, torch.Tensor]:
     """Mean of several weight files, computed in float64.
 
@@ -256,10 +283,6 @@ def average_weights(files: list[Path]) -> dict[str, torch.Tensor]:
         raise TrainingError("no checkpoint to average: train first")
     total: dict[str, torch.Tensor] = {}
     for file in files:
-        try:
-            weights = load_file(file)
-        except (OSError, SafetensorError) as error:
-            raise TrainingError(f"{file}: cannot be read as weights ({error}): remove it") from error
-        for name, weight in weights.items():
+        for name, weight in read_weights(file).items():
             total[name] = total[name] + weight.double() if name in total else weight.double()
     return {name: (weight / len(files)).float() for name, weight in total.items()}
