@@ -302,13 +302,13 @@ def _is_inside(name: str) -> bool:
 
 
 def _checked_content(path: Path, record: FileRecord) -> Content:
-    """A file that is what its record says.
+    """A file that is what its record says; weights in memory of their own.
 
     Raises:
         BundleError: It is missing, truncated or altered.
     """
     try:
-        content = read_file(path)
+        content = read_file(path) if path.name == WEIGHTS else path.read_bytes()
     except OSError as error:
         raise BundleError(f"{path}: cannot be read ({error.strerror}): {REMEDY}") from error
     if len(content) != record.size_bytes:

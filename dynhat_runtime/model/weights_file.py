@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import math
+import mmap
 import os
 from pathlib import Path
 from typing import Any
@@ -19,26 +20,29 @@ DTYPES = {"F64": torch.float64, "F32": torch.float32, "F16": torch.float16, "BF1
 LENGTH_BYTES = 8
 """The file begins with its header's length."""
 
-Content = bytes | bytearray
+Content = bytes | mmap.mmap
 
 
-def read_file(path: Path) -> bytearray:
-    """The file as it is now, in memory that tensors can view.
+def read_file(path: Path) -> Content:
+    """The file as it is now, in memory that tensors can view and that goes back to the system when they are gone.
 
-    Not mapped: where another program writes into a mapped file, or cuts it short, what was checked is not what is
-    read, or reading ends the process (SIGBUS).
+    The file itself is not mapped: where another program writes into a mapped file, or cuts it short, what was checked
+    is not what is read, or reading ends the process (SIGBUS).
 
     Raises:
         OSError: It cannot be read.
     """
     with path.open("rb", buffering=0) as file:
-        content = bytearray(os.fstat(file.fileno()).st_size)
-        view, num_read = memoryview(content), 0
-        while num_bytes := file.readinto(view[num_read:]):
-            num_read += num_bytes
-        view.release()
-    del content[num_read:]  # it was cut short meanwhile
-    return content
+        size_bytes = os.fstat(file.fileno()).st_size
+        if size_bytes == 0:
+            return b""
+        # Not of the allocator: each thread that reads would keep a piece of that size for itself.
+        memory = mmap.mmap(-1, size_bytes)
+        num_read = 0
+        with memoryview(memory) as view:
+            while num_bytes := file.readinto(view[num_read:]):
+                num_read += num_bytes
+    return memory if num_read == size_bytes else memory[:num_read]  # it was cut short meanwhile
 
 
 def tensors_of(content: Content) -> dict[str, Tensor]:
@@ -57,7 +61,7 @@ def tensors_of(content: Content) -> dict[str, Tensor]:
     if not isinstance(header, dict):
         raise ValueError("its header is not an object")
     view = torch.frombuffer(
-        content if isinstance(content, bytearray) else bytearray(content), dtype=torch.uint8
+        content if isinstance(content, mmap.mmap) else bytearray(content), dtype=torch.uint8
     )
     return {
         name: _tensor(view[header_end:], name, entry)
