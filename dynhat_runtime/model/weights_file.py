@@ -31,13 +31,17 @@ def read_file(path: Path) -> Content:
 
     Raises:
         OSError: It cannot be read.
+        MemoryError: There is no memory for it.
     """
     with path.open("rb", buffering=0) as file:
         size_bytes = os.fstat(file.fileno()).st_size
         if size_bytes == 0:
             return b""
         # Not of the allocator: each thread that reads would keep a piece of that size for itself.
-        memory = mmap.mmap(-1, size_bytes)
+        try:
+            memory = mmap.mmap(-1, size_bytes)
+        except OSError as error:
+            raise MemoryError(f"no {size_bytes / 2**20:.0f} MiB for {path.name}") from error
         num_read = 0
         with memoryview(memory) as view:
             while num_bytes := file.readinto(view[num_read:]):
