@@ -12,6 +12,7 @@ from typing import Any
 from dynhat_runtime.errors import DaemonUnreachableError
 
 TIMEOUT_S = 10.0
+EXAMPLE = "http://127.0.0.1:5000"
 
 UNITS = (
     # unit at the end of a resource's name, factor, how people say it
@@ -44,8 +45,13 @@ def ask_trace(base_url: str, after: int) -> dict[str, Any]:
 def _ask(base_url: str, path: str, expected: str) -> dict[str, Any]:
     """A GET's answer, which has to have the field `expected`."""
     url = f"{base_url.rstrip('/')}{path}"
+    if not url.startswith(("http://", "https://")):
+        raise DaemonUnreachableError(
+            f"no daemon answers at {base_url} (no http address): start one with 'dynhat serve' or give --url one such "
+            f"as {EXAMPLE}"
+        )
     try:
-        with urllib.request.urlopen(url, timeout=TIMEOUT_S) as response:
+        with urllib.request.urlopen(url, timeout=TIMEOUT_S) as response:  # noqa: S310  # http or https, as seen above
             answer = json.load(response)
     except urllib.error.HTTPError as error:
         with error:

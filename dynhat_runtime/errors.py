@@ -16,6 +16,7 @@
     |   |-- DeadlineError           a request that would not be done, or was not, by its deadline (HTTP 504)
     |   `-- EngineStoppedError      the engine is stopping or stopped (HTTP 503)
     |-- NativeUnavailableError      the native decoder is not built, or not for this machine or these sources
+    |-- LowMemoryError              there is not enough memory to load or compute
     |-- DaemonUnreachableError      no daemon answers where one was asked, or it is not ready
     |-- MonitorError                a sensor that cannot be read at all
     |-- TraceError                  a recording that cannot be written, read or replayed
@@ -36,11 +37,18 @@ if TYPE_CHECKING:
     from pydantic import ValidationError
 
 
+LONGEST_FIELD = 160
+"""Characters of a field's name that a message shows."""
+
+
 def first_complaint(error: ValidationError) -> str:
-    """The first thing wrong with a file's content, as `field: what is wrong`; `file` where no field is at fault."""
+    """The first thing wrong with a file's content, as `field: what is wrong`; `file` where no field is at fault.
+
+    One line, and no long one, whatever the file calls its fields.
+    """
     first = error.errors()[0]
     field = ".".join(str(part) for part in first["loc"]) or "file"
-    return f"{field}: {first['msg']}"
+    return " ".join(f"{field[:LONGEST_FIELD]}: {first['msg']}".split())
 
 
 class DynhatError(Exception):
@@ -148,6 +156,12 @@ class EngineStoppedError(EngineError):
 
 class NativeUnavailableError(DynhatError):
     """The native decoder cannot be used; the message says why and names the remedy."""
+
+
+class LowMemoryError(DynhatError):
+    """There is not enough memory to load or compute; unlike a wrong setting it may pass by itself."""
+
+    exit_code = 3
 
 
 class DaemonUnreachableError(DynhatError):

@@ -113,7 +113,8 @@ def build_runtime(settings: Settings) -> Runtime:
 
     bundle = _open_bundle(settings)
     table = bundle.table(settings.table)
-    loaded = _Loaded(bundle, LoadedModel.of_bundle(bundle), choose_monitor(settings.monitor))
+    model = LoadedModel.of_bundle(bundle)
+    loaded = _Loaded(bundle.weights_sha256, model, choose_monitor(settings.monitor))
     return loaded.runtime(settings, table)
 
 
@@ -121,7 +122,7 @@ def build_runtime(settings: Settings) -> Runtime:
 class _Loaded:
     """What outlives a reload."""
 
-    bundle: Bundle
+    weights_sha256: str
     model: LoadedModel
     monitor: DeviceMonitor
     engine_tallies: EngineTallies = field(default_factory=EngineTallies)
@@ -170,7 +171,7 @@ class _Loaded:
     def _renewed(self, old: Settings, old_table: OperatingPointTable, new: Settings) -> Runtime | None:
         """The runtime for `new`, if the table's file or a setting it is made of is another."""
         bundle = _open_bundle(new)
-        if bundle.weights_sha256 != self.bundle.weights_sha256:
+        if bundle.weights_sha256 != self.weights_sha256:
             raise BundleError(f"{bundle.path}: the weights are others now: restart to load them")
         if bundle.shortlist_sha256 != self.bundle.shortlist_sha256:
             raise BundleError(f"{bundle.path}: the vocabulary shortlist is another now: restart to load it")

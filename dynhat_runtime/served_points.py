@@ -10,9 +10,10 @@ from dataclasses import dataclass
 
 from dynhat_runtime.decoding.canary import check_points
 from dynhat_runtime.decoding.translator import Translator
-from dynhat_runtime.errors import UnknownOperatingPointError
+from dynhat_runtime.errors import BundleError, UnknownOperatingPointError
 from dynhat_runtime.model.checkpoint import Bundle
 from dynhat_runtime.model.decodable import PointCutter
+from dynhat_runtime.model.super_transformer import SuperTransformer
 from dynhat_runtime.model.threads import use_decoding_threads
 from dynhat_runtime.operating_point import OperatingPointTable
 from dynhat_runtime.second_attempt import next_larger
@@ -68,6 +69,26 @@ class ServedPoints:
             ) from None
 
 
+class _Weights:
+    """Gives out a bundle's weights and keeps no copy: whoever asks again has them read, and checked, anew."""
+
+    def __init__(self, bundle: Bundle) -> None:
+        self._path, self._sha256 = bundle.path, bundle.weights_sha256
+        self._opened: Bundle | None = bundle
+
+    def read(self) -> SuperTransformer:
+        """The weights that were there at first.
+
+        Raises:
+            BundleError: The files cannot be read, or hold others by now.
+        """
+        opened, self._opened = self._opened, None
+        bundle = opened or Bundle.open(self._path)
+        if bundle.weights_sha256 != self._sha256:
+            raise BundleError(f"{self._path}: the weights are others now: restart to load them")
+        return bundle.super_transformer()
+
+
 @dataclass(frozen=True, slots=True)
 class LoadedModel:
     """A bundle's weights and text pipeline in memory, loaded once for as many tables as come."""
@@ -85,7 +106,7 @@ class LoadedModel:
             BundleError: A file of the bundle does not hold what it should.
         """
         return cls(
-            PointCutter(bundle.super_transformer, bundle.shortlist()),
+            PointCutter(_Weights(bundle).read, bundle.shortlist()),
             Translator.of_bundle(bundle),
             (bundle.src_lang, bundle.tgt_lang),
             bundle.manifest.length_penalty,

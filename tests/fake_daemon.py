@@ -3,7 +3,7 @@
 Loading ends when FOLDER/load exists, translations when FOLDER/go does; FOLDER/broken makes loading fail.
 FOLDER/submitted appears with the first translation; what is stopped is noted in FOLDER/stopped. Settings are also read
 from FOLDER/dynhat.toml, at start and at each reload; another budget makes another runtime, and while
-FOLDER/bad_table exists none can be made.
+FOLDER/bad_table exists none can be made. While FOLDER/overloaded exists, translations are refused: the queue is full.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from dynhat_runtime import daemon
-from dynhat_runtime.errors import BundleError, DynhatError
+from dynhat_runtime.errors import BundleError, DynhatError, EngineOverloadedError
 from dynhat_runtime.settings import Settings, load_settings
 from tests.service_fakes import FakeControl, FakeEngine, FakeTranslation, make_table
 
@@ -24,7 +24,13 @@ FOLDER = Path(sys.argv[1])
 
 
 class NotingEngine(FakeEngine):
-    """Notes that it was asked and that it was stopped."""
+    """Notes that it was asked and that it was stopped; its queue is full while FOLDER/overloaded exists."""
+
+    def submit(self, *texts: Any, **options: Any) -> Any:
+        """Queue texts, unless the queue is full."""
+        if (FOLDER / "overloaded").exists():
+            raise EngineOverloadedError("the queue is full")
+        return super().submit(*texts, **options)
 
     def _translate(self, texts: list[str], point_id: str, *more: Any) -> list[FakeTranslation]:
         (FOLDER / "submitted").touch()

@@ -153,13 +153,13 @@ class SimulatedJetson:
             )
         self._link(f"{DEVFREQ}/device", f"../../../{GPU}")
         self._link(f"class/devfreq/{GPU}", f"../../{DEVFREQ}")
-        for name, value in (
+        for name, hz in (
             ("rate", 1.6e9),
             ("min_rate", 204e6),
             ("max_rate", 1.6e9),
             ("mrq_rate_locked", 0),
         ):
-            self.put(f"kernel/debug/bpmp/debug/clk/emc/{name}", int(value))
+            self.put(f"kernel/debug/bpmp/debug/clk/emc/{name}", int(hz))
         self.put("kernel/actmon_avg_activity/mc_all", 160_000)
         self.put("class/hwmon/hwmon2/name", "pwm_fan")
         self.put("class/hwmon/hwmon2/pwm1", 128)
@@ -269,14 +269,21 @@ class SimulatedJetson:
         self._started.append(process)
         return process
 
-    def start_service(self) -> None:
-        """Start the real jtop service and wait until it is ready."""
+    def start_service(self, library: Path | None = None) -> None:
+        """Start the real jtop service and wait until it is ready.
+
+        Args:
+            library: Folder of another jetson-stats for it to be of; None is the installed one.
+        """
         log = self.folder / "service.log"
         socket = self.folder / "run/jtop.sock"
         with log.open("w") as file:
             self._service = self.popen(
                 [sys.executable, "-m", "jtop", "--force"],
-                environment={"JTOP_SERVICE": "True"},
+                environment={
+                    "JTOP_SERVICE": "True",
+                    **({} if library is None else {"PYTHONPATH": str(library)}),
+                },
                 stdout=file,
                 stderr=subprocess.STDOUT,
             )

@@ -63,6 +63,20 @@ def test_what_is_loaded_is_what_was_checked(copy: Path) -> None:
     assert len(opened.text_file(SENTENCEPIECE_MODEL)) == opened.manifest.files[SENTENCEPIECE_MODEL].size_bytes
 
 
+@pytest.mark.parametrize("fault", ["cut short", "overwritten"])
+def test_files_written_to_in_their_place(copy: Path, fault: str) -> None:
+    """So do files that another program writes into, or cuts short, after the bundle was opened."""
+    opened = Bundle.open(copy)
+    before = opened.super_transformer().weights
+    for name, record in opened.manifest.files.items():
+        with (copy / name).open("r+b") as file:
+            file.truncate(0) if fault == "cut short" else file.write(b"\xff" * record.size_bytes)
+    after = opened.super_transformer().weights
+    assert all(torch.equal(weight, after[name]) for name, weight in before.items())
+    with pytest.raises(BundleError, match="restore the file"):
+        Bundle.open(copy)
+
+
 @pytest.mark.parametrize("dtype", [torch.float16, torch.float32])
 def test_loaded_weights_are_not_the_files(tiny_bundle: Bundle, tmp_path: Path, dtype: torch.dtype) -> None:
     """Loaded weights live in memory of their own, whatever the precision at rest: changing them changes neither the
@@ -118,6 +132,16 @@ def test_broken_manifest(copy: Path, content: bytes) -> None:
     """A manifest that is none is named."""
     (copy / MANIFEST).write_bytes(content)
     with pytest.raises(BundleError, match=r"manifest\.json"):
+        Bundle.open(copy)
+
+
+def test_manifest_of_another_format(copy: Path) -> None:
+    """A manifest of another format version is refused with both versions and where to turn."""
+    manifest = {**json.loads((copy / MANIFEST).read_text()), "format_version": 2, "new_field": 1}
+    (copy / MANIFEST).write_text(json.dumps(manifest))
+    with pytest.raises(
+        BundleError, match=r"format version 2, this dynhat reads version 1: install the dynhat"
+    ):
         Bundle.open(copy)
 
 

@@ -301,7 +301,9 @@ def test_status_of_a_daemon_that_loads(runner: CliRunner, url: str) -> None:
 
 
 @pytest.mark.parametrize("command", ["status", "explain", "watch"])
-@pytest.mark.parametrize("address", ["http://127.0.0.1:1", "nonsense", "http://127.0.0.1:99999"])
+@pytest.mark.parametrize(
+    "address", ["http://127.0.0.1:1", "nonsense", "http://127.0.0.1:99999", "file:///etc"]
+)
 def test_no_daemon(runner: CliRunner, command: str, address: str) -> None:
     """Where no daemon answers, one line says so and how to start one, with exit status 1."""
     result = runner.invoke(app, [command, "--url", address])

@@ -6,6 +6,7 @@ bounds on reactions are the issue's own; each is given slack for a busy machine,
 
 from __future__ import annotations
 
+import shutil
 import signal
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -22,6 +23,8 @@ pytestmark = [
     pytest.mark.skipif(why_not() is not None, reason=f"needs a simulated board: {why_not()}"),
     pytest.mark.skipif(not has_jtop(), reason="needs jetson-stats: install the extra [jetson]"),
 ]
+
+jtop = pytest.importorskip("jtop", reason="needs jetson-stats: install the extra [jetson]")
 
 SYSFS_REACTION_S = 0.7
 JTOP_REACTION_S = 2.0
@@ -182,6 +185,33 @@ def test_a_killed_service_and_its_return(on_jtop: BoardDaemon, board: SimulatedJ
     on_jtop.wait_for(mode_is(2), "the return")
     assert sensor("jtop", is_up=True)(on_jtop.status())
     assert on_jtop.log().count("sensor jtop") == num_lines + 2  # down, and back
+
+
+def test_a_service_of_another_version(on_jtop: BoardDaemon, board: SimulatedJetson, tmp_path: Path) -> None:
+    """A service of another minor version is a sensor that is down, and both versions are named; the daemon translates
+    on, and follows when the right one is back."""
+    installed = Path(jtop.__file__).parent
+    other = Path(shutil.copytree(installed, tmp_path / "jtop"))
+    text = (other / "__init__.py").read_text(encoding="utf-8")
+    (other / "__init__.py").write_text(text.replace(jtop.__version__, "4.3.2"), encoding="utf-8")
+    board.kill_service()
+    board.start_service(library=tmp_path)
+    try:
+        on_jtop.wait_for(says_of_jtop("4.3.2"), "the complaint", patience_s=60.0)
+        assert says_of_jtop(jtop.__version__)(on_jtop.status())
+        assert on_jtop.translate("Good morning.")
+    finally:
+        board.kill_service()
+        board.start_service()
+    on_jtop.wait_for(sensor("jtop", is_up=True), "the return", patience_s=60.0)
+
+
+def says_of_jtop(words: str) -> Callable[[Answer], bool]:
+    """Whether a status has jtop down with these words."""
+    return lambda status: any(
+        each["name"] == "jtop" and not each["is_up"] and words in str(each["error"])
+        for each in status["resources"]["sensors"]
+    )
 
 
 def test_a_service_that_hangs(on_jtop: BoardDaemon, board: SimulatedJetson) -> None:

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
 
 import pytest
 import torch
 from safetensors.torch import save
 
-from dynhat_runtime.model.weights_file import map_file, tensors_of
+from dynhat_runtime.model.weights_file import read_file, tensors_of
 
 TENSORS = {
     "half": torch.arange(6, dtype=torch.float16).view(2, 3),
@@ -25,24 +26,32 @@ def with_header(header: object) -> bytes:
     return len(text).to_bytes(8, "little") + text + b"\0" * 8
 
 
-@pytest.mark.parametrize("is_mapped", [True, False])
-def test_what_the_library_writes(tmp_path: Path, is_mapped: bool) -> None:
-    """Names, types, shapes and values are those that were written, from a mapped file or from bytes."""
+@pytest.mark.parametrize("is_file", [True, False])
+def test_what_the_library_writes(tmp_path: Path, is_file: bool) -> None:
+    """Names, types, shapes and values are those that were written, from a file or from bytes."""
     path = tmp_path / "weights"
     path.write_bytes(save(TENSORS, {"written": "by a test"}))
-    found = tensors_of(map_file(path) if is_mapped else path.read_bytes())
+    found = tensors_of(read_file(path) if is_file else path.read_bytes())
     assert found.keys() == TENSORS.keys()
     for name, tensor in TENSORS.items():
         assert found[name].dtype == tensor.dtype
         assert torch.equal(found[name], tensor)
 
 
-def test_tensors_outlive_the_map(tmp_path: Path) -> None:
-    """A tensor keeps its file in memory, also when the file is gone."""
+@pytest.mark.parametrize("fault", ["gone", "cut short", "overwritten"])
+def test_tensors_outlive_the_file(tmp_path: Path, fault: str) -> None:
+    """A tensor is what was read, whatever becomes of the file, also in its place."""
     path = tmp_path / "weights"
     path.write_bytes(save(TENSORS))
-    single = tensors_of(map_file(path))["single"]
-    path.unlink()
+    single = tensors_of(read_file(path))["single"]
+    if fault == "gone":
+        path.unlink()
+    elif fault == "cut short":
+        os.truncate(path, 0)
+    else:
+        size_bytes = path.stat().st_size
+        with path.open("r+b") as file:
+            file.write(b"\xff" * size_bytes)
     assert torch.equal(single, TENSORS["single"])
 
 
@@ -59,8 +68,8 @@ def test_writing_reaches_no_file(tmp_path: Path) -> None:
     """What is written into a tensor stays in this process."""
     path = tmp_path / "weights"
     path.write_bytes(save(TENSORS))
-    tensors_of(map_file(path))["single"].zero_()
-    assert torch.equal(tensors_of(map_file(path))["single"], TENSORS["single"])
+    tensors_of(read_file(path))["single"].zero_()
+    assert torch.equal(tensors_of(read_file(path))["single"], TENSORS["single"])
 
 
 @pytest.mark.parametrize(
@@ -77,6 +86,11 @@ def test_writing_reaches_no_file(tmp_path: Path) -> None:
         (with_header({"w": {"dtype": "F32", "shape": [4], "data_offsets": [0, 16]}}), "bytes 0 to 16 of 8"),
         (with_header({"w": {"dtype": "F32", "shape": [1], "data_offsets": [0, 8]}}), "bytes 0 to 8 of 8"),
         (with_header({"w": {"dtype": "F32", "shape": [1], "data_offsets": [-4, 0]}}), "bytes -4 to 0 of 8"),
+        (with_header({"w": {"dtype": "F32", "shape": [-1, -2], "data_offsets": [0, 8]}}), "is described as"),
+        (with_header({"w": {"dtype": "F32", "shape": [2], "data_offsets": [0.0, 8.0]}}), "is described as"),
+        (with_header({"w": {"dtype": "F32", "shape": "ab", "data_offsets": [0, 8]}}), "is described as"),
+        ((8).to_bytes(8, "little") + b"[" * 8, "Expecting value"),
+        ((99999).to_bytes(8, "little") + b"[" * 99999, "nested too deeply"),
     ],
 )
 def test_what_is_no_such_file(content: bytes, complaint: str) -> None:

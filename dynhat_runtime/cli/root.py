@@ -13,6 +13,7 @@ from typer.core import TyperGroup
 from dynhat_runtime import __version__
 from dynhat_runtime.errors import DynhatError, SettingsError
 from dynhat_runtime.journal_lines import leads_to_journal, with_priority
+from dynhat_runtime.memory_shortage import low_memory_error
 
 INTERRUPTED = 130
 """Exit status after Ctrl-C, as shells have it."""
@@ -25,11 +26,14 @@ class _Commands(TyperGroup):
         """Run the command."""
         try:
             return super().invoke(ctx)
-        except DynhatError as error:
-            typer.echo(_for_stderr(f"dynhat: error: {error}"), err=True)
-            raise typer.Exit(error.exit_code) from None
         except KeyboardInterrupt:
             raise typer.Exit(INTERRUPTED) from None
+        except Exception as error:
+            ours = error if isinstance(error, DynhatError) else low_memory_error(error)
+            if ours is None:
+                raise
+            typer.echo(_for_stderr(f"dynhat: error: {ours}"), err=True)
+            raise typer.Exit(ours.exit_code) from None
 
 
 def _for_stderr(line: str) -> str:

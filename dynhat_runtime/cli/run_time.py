@@ -91,6 +91,7 @@ def serve(
         "log_level": log_level,
         "log_format": log_format,
     }
+    startup.share_allocator_arenas()
     with startup.loading() as loaded:
         startup.begin_to_load_torch()
         from dynhat_runtime.settings import load_settings

@@ -49,9 +49,21 @@ def tokenizer_of(bundle: Bundle) -> Tokenizer:
     """The tokenizer that `bundle` names in its manifest.
 
     Raises:
-        BundleError: Its files are not what they should be.
+        BundleError: Its files are not what they should be, or belong to other weights.
         SettingsError: A library that its text pipeline needs is not installed.
     """
+    tokenizer = _tokenizer_in(bundle)
+    has = (tokenizer.src_vocab_size, tokenizer.tgt_vocab_size)
+    needed = (bundle.spec.src_vocab_size, bundle.spec.tgt_vocab_size)
+    if has != needed:
+        raise BundleError(
+            f"{bundle.path}: the tokenizer has {has[0]} source and {has[1]} target tokens, the weights have "
+            f"{needed[0]} and {needed[1]}: it belongs to another bundle, restore its own"
+        )
+    return tokenizer
+
+
+def _tokenizer_in(bundle: Bundle) -> Tokenizer:
     if bundle.manifest.text_pipeline == "moses-bpe":
         from dynhat_runtime.decoding.moses_bpe import MosesBpeTokenizer
 

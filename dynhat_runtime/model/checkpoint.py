@@ -18,11 +18,11 @@ import json
 import platform
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Annotated, Any, Literal
 
 import torch
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, RootModel, ValidationError
 from safetensors.torch import save
 from torch import Tensor
 
@@ -30,7 +30,7 @@ from dynhat_runtime.design_space import DesignSpace
 from dynhat_runtime.errors import BundleError, DesignSpaceError, first_complaint
 from dynhat_runtime.model.shortlist import Shortlist
 from dynhat_runtime.model.super_transformer import SuperTransformer, SuperTransformerSpec
-from dynhat_runtime.model.weights_file import Content, map_file, tensors_of
+from dynhat_runtime.model.weights_file import Content, read_file, tensors_of
 from dynhat_runtime.monitor.identity import device_name
 from dynhat_runtime.operating_point import OperatingPointTable
 
@@ -50,6 +50,7 @@ TEXT_FILES: dict[TextPipeline, tuple[str, ...]] = {
 """Files that turn text into tokens and back, by the manifest's `text_pipeline`."""
 PAPER_POINTS = "paper_points.json"
 """Published architectures; a folder with these alone waits for weights."""
+FORMAT_VERSION: Literal[1] = 1
 REMEDY = "restore the file, or give another bundle with --bundle"
 
 
@@ -72,7 +73,7 @@ class Manifest(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    format_version: Literal[1] = 1
+    format_version: Literal[1] = FORMAT_VERSION
     name: str
     src_lang: str
     tgt_lang: str
@@ -84,13 +85,17 @@ class Manifest(BaseModel):
     files: dict[str, FileRecord]
 
 
+class _TrainingRecord(RootModel[dict[str, Any]]):
+    """Any object: who trained it decides what is worth saying."""
+
+
 @dataclass(frozen=True, slots=True)
 class Bundle:
     """An opened bundle: its manifest is read and every file in it has been checked.
 
     Attributes:
-        contents: Every file of the manifest as it was when it was checked, read or mapped once: what is loaded is
-            what was hashed.
+        contents: Every file of the manifest as it was when it was checked, read once: what is loaded is what was
+            hashed, whatever happens to the files. Goes with the bundle, weights included.
     """
 
     path: Path
@@ -137,6 +142,11 @@ class Bundle:
         missing = [name for name in required if name not in manifest.files]
         if missing:
             raise BundleError(f"{path / MANIFEST}: lists no {missing[0]}: {REMEDY}")
+        outside = [name for name in manifest.files if not _is_inside(name)]
+        if outside:
+            raise BundleError(
+                f"{path / MANIFEST}: names a file outside the bundle ({outside[0]!r}): {REMEDY}"
+            )
         contents = {name: _checked_content(path / name, record) for name, record in manifest.files.items()}
         spec = _parse(SuperTransformerSpec, path / MODEL, bytes(contents[MODEL]))
         return cls(path, manifest, spec, contents)
@@ -172,10 +182,14 @@ class Bundle:
         return bytes(self.contents[name])
 
     def training_record(self) -> dict[str, Any]:
-        """What the bundle says of its training."""
-        record = json.loads(bytes(self.contents[TRAINING_RECORD]))
-        assert isinstance(record, dict)
-        return record
+        """What the bundle says of its training.
+
+        Raises:
+            BundleError: It says nothing that can be read.
+        """
+        return dict(
+            _parse(_TrainingRecord, self.path / TRAINING_RECORD, bytes(self.contents[TRAINING_RECORD])).root
+        )
 
     def table(self, path: Path | None = None) -> OperatingPointTable:
         """The operating points to serve: those in `path`, else those measured on this device, else the nearest.
@@ -322,15 +336,20 @@ def _read(path: Path) -> bytes:
         raise BundleError(f"{path}: cannot be read ({error.strerror}): {REMEDY}") from error
 
 
+def _is_inside(name: str) -> bool:
+    """Whether a file's name in the manifest is one below the bundle's folder."""
+    parts = PurePosixPath(name).parts
+    return bool(parts) and parts[0] != "/" and ".." not in parts and name.isprintable()
+
+
 def _checked_content(path: Path, record: FileRecord) -> Content:
-    """A file that is what its record says; weights are mapped, everything else is read.
+    """A file that is what its record says; weights in memory of their own.
 
     Raises:
         BundleError: It is missing, truncated or altered.
     """
-    content: Content
     try:
-        content = map_file(path) if path.name == WEIGHTS and path.stat().st_size > 0 else path.read_bytes()
+        content = read_file(path) if path.name == WEIGHTS else path.read_bytes()
     except OSError as error:
         raise BundleError(f"{path}: cannot be read ({error.strerror}): {REMEDY}") from error
     if len(content) != record.size_bytes:
@@ -359,6 +378,12 @@ def _parse(model: type[Any], path: Path, content: bytes) -> Any:
     try:
         return model.model_validate_json(content)
     except ValidationError as error:
+        first = error.errors()[0]
+        if first["loc"] == ("format_version",):
+            raise BundleError(
+                f"{path}: is of format version {first['input']!r}, this dynhat reads version {FORMAT_VERSION}: "
+                "install the dynhat that the bundle was made for, or give another bundle with --bundle"
+            ) from error
         raise BundleError(f"{path}: {first_complaint(error)}: {REMEDY}") from error
     except DesignSpaceError as error:
         raise BundleError(f"{path}: {error}: {REMEDY}") from error

@@ -8,8 +8,10 @@ a temporary name first, so that an interruption leaves the previous state whole.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import pickle
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -149,28 +151,62 @@ def _fields(value: Any, path: str = "") -> dict[str, Any]:
     return fields
 
 
+@contextlib.contextmanager
+def disk_errors_named(run: RunFolder) -> Iterator[None]:
+    """Say in our words what the run's disk refuses, as a full or read-only one does.
+
+    Raises:
+        TrainingError: In the place of the system's error; with what is kept, and what to do.
+    """
+    try:
+        yield
+    except OSError as error:
+        raise _cannot_be_written(run, error.strerror or str(error)) from error
+
+
+def _cannot_be_written(run: RunFolder, reason: str) -> TrainingError:
+    return TrainingError(
+        f"{run.path}: cannot be written ({reason}): make room there; what was saved before is whole, and the same "
+        "command goes on from it"
+    )
+
+
 def save_state(run: RunFolder, trainer: Trainer, update: int, num_tokens_seen: int, hours: float) -> None:
-    """Write the resumable state and one weight file; drop weight files beyond those kept."""
+    """Write the resumable state and one weight file; drop weight files beyond those kept.
+
+    Raises:
+        TrainingError: They cannot be written. What was saved before is whole.
+    """
+    weights = trainer.super_transformer.weights
     state = {
         "update": update,
         "num_tokens_seen": num_tokens_seen,
         "hours": hours,
-        "weights": {name: w.detach() for name, w in trainer.super_transformer.weights.items()},
+        "weights": {name: w.detach() for name, w in weights.items()},
         "optimizer": trainer.optimizer.state_dict(),
         "scaler": trainer.scaler.state_dict(),
     }
-    partial = run.last.with_suffix(".partial")
-    torch.save(state, partial)
-    partial.replace(run.last)
-    file = run.path / "weights" / f"update_{update:08d}.safetensors"
-    partial = file.with_suffix(".partial")
-    save_file(
-        {name: w.detach().cpu().contiguous() for name, w in trainer.super_transformer.weights.items()},
-        partial,
-    )
-    partial.replace(file)
+    with _whole_file(run, run.last) as partial, partial.open("wb") as file:
+        torch.save(state, file)
+    with _whole_file(run, run.path / "weights" / f"update_{update:08d}.safetensors") as partial:
+        save_file({name: w.detach().cpu().contiguous() for name, w in weights.items()}, partial)
     for old in run.weights()[: -trainer.recipe.loop.num_checkpoints_kept]:
         old.unlink()
+
+
+@contextlib.contextmanager
+def _whole_file(run: RunFolder, path: Path) -> Iterator[Path]:
+    """A name to write under; once written it becomes `path`, and if that fails it takes up no room."""
+    partial = path.with_suffix(".partial")
+    try:
+        with disk_errors_named(run):
+            yield partial
+            partial.replace(path)
+    except (RuntimeError, SafetensorError) as error:  # how torch and safetensors tell of a failed write
+        raise _cannot_be_written(run, str(error).strip().split("\n", 1)[0]) from error
+    finally:
+        with contextlib.suppress(OSError):
+            partial.unlink(missing_ok=True)
 
 
 def restore_state(run: RunFolder, trainer: Trainer) -> tuple[int, int, float]:

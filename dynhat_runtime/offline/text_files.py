@@ -30,7 +30,7 @@ def write_text(path: Path, text: str, option: str) -> None:
 
 
 def append_line(path: Path, line: str) -> None:
-    """Add a line to a file, which is made when there is none; on disk when this returns.
+    """Add a line to a file, which is made when there is none; on disk when this returns, and whole or not at all.
 
     Args:
         path: The file.
@@ -39,10 +39,16 @@ def append_line(path: Path, line: str) -> None:
     Raises:
         OSError: It cannot be written; the caller knows which option names it.
     """
-    with path.open("a", encoding="utf-8", newline="") as file:
-        file.write(line)
-        file.flush()
-        os.fsync(file.fileno())
+    left = line.encode()
+    with path.open("ab", buffering=0) as file:
+        size_bytes = file.seek(0, os.SEEK_END)
+        try:
+            while left:
+                left = left[file.write(left) :]
+            os.fsync(file.fileno())
+        except OSError:
+            file.truncate(size_bytes)  # a full disk took a part of it
+            raise
 
 
 def write_new_text(path: Path, text: str, option: str) -> None:

@@ -39,6 +39,7 @@ from dynhat_runtime.offline.recipe import Recipe, SamplingRecipe
 from dynhat_runtime.offline.run_folder import (
     RunFolder,
     check_recipe,
+    disk_errors_named,
     forget_rows_after,
     keep_recipe,
     read_weights,
@@ -316,13 +317,14 @@ def train(
 
     Raises:
         BundleError: The bundle to start from cannot be read.
-        TrainingError: Data or recipe that cannot be trained on, or a folder of another recipe's run.
+        TrainingError: Data or recipe that cannot be trained on, a folder of another recipe's run, or one that cannot
+            be written to.
     """
     run = RunFolder(run_dir)
     run.create()
     check_recipe(run, recipe)
     device = pick_device(device_name)
-    with process_group(device) as (rank, world_size):
+    with disk_errors_named(run), process_group(device) as (rank, world_size):
         if recipe.loop.num_batches_per_update % world_size:
             raise TrainingError(
                 f"num_batches_per_update={recipe.loop.num_batches_per_update} "

@@ -5,6 +5,7 @@ The page asks the other routes for everything it shows: nothing of the daemon's 
 
 from __future__ import annotations
 
+import functools
 import hashlib
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -78,8 +79,9 @@ class PageFile:
     etag: str
 
     @classmethod
+    @functools.cache
     def read(cls, name: str) -> PageFile:
-        """A file of this package."""
+        """A file of this package, held once for however many applications."""
         content = files(__package__).joinpath(FOLDER, name).read_bytes()
         media_type = MEDIA_TYPES[name.rpartition(".")[2]]
         return cls(content, media_type, f'"{hashlib.sha256(content).hexdigest()[:32]}"')
