@@ -13,14 +13,13 @@ import time
 from collections.abc import Iterator
 from pathlib import Path, PurePosixPath
 
-from benchmarks.adaptation_phases import AT_REST, Resources
+from benchmarks.adaptation_phases import AT_REST, QUOTA_PERIOD_MS, Resources
 from benchmarks.children import POLL_S, Child, program
 from benchmarks.figures import BenchmarkError
 
 STRESS = "stress-ng"
 CPU_CONTROLLER = "cpu"
-PERIOD_US = 100_000
-"""The kernel's own default, and container engines'."""
+US_PER_MS = 1000
 NO_QUOTA_US = -1
 REMOVE_S = 5.0
 LONGEST_STRESS_S = 3600
@@ -73,8 +72,9 @@ class CpuQuota:
 
     def set(self, quota_cpus: float | None) -> None:
         """Grant so much CPU time, in CPUs; None is no limit."""
-        quota_us = NO_QUOTA_US if quota_cpus is None else round(quota_cpus * PERIOD_US)
-        (self._folder / "cpu.cfs_period_us").write_text(f"{PERIOD_US}\n")
+        period_us = round(QUOTA_PERIOD_MS * US_PER_MS)
+        quota_us = NO_QUOTA_US if quota_cpus is None else round(quota_cpus * period_us)
+        (self._folder / "cpu.cfs_period_us").write_text(f"{period_us}\n")
         (self._folder / "cpu.cfs_quota_us").write_text(f"{quota_us}\n")
 
 

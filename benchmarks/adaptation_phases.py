@@ -41,6 +41,10 @@ class Phase:
         return self.resources != AT_REST
 
 
+QUOTA_PERIOD_MS = 10.0
+"""Of every quota. With the kernel's default of 100 ms half a CPU stops a process for 50 ms after every 50 ms of work:
+no point, whichever it is, could keep a budget of less than that. What a quota is to take away is time, evenly."""
+
 AT_REST = Resources()
 ONE_CPU = Resources(num_cpus=1)
 ONE_SHARED_CPU = Resources(num_cpus=1, num_busy=1)

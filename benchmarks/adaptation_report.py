@@ -10,6 +10,7 @@ from typing import Any
 from benchmarks.adaptation_figures import REACTION_S, Cell, cell_of_runs, share_over
 from benchmarks.adaptation_measure import OURS, SLACK, Calibration
 from benchmarks.adaptation_outcome import ARMS, ORACLE, DrawnOutcome, Outcome, Verdict, percent, raw
+from benchmarks.adaptation_phases import QUOTA_PERIOD_MS
 from benchmarks.report import Environment, environment_lines
 
 WORDS = {True: "met", False: "MISSED", None: "not told"}
@@ -116,7 +117,7 @@ def _how(calibration: Calibration) -> str:
         f"budget of their own; times are the client's. The daemon's budget is {promise.latency_budget_ms:g} ms for a "
         f"sentence of {promise.reference_tokens} tokens: {SLACK:g} times the {calibration.largest_ms:.0f} ms that the "
         f"largest point took in the median at rest. The busy processes (stress-ng) run on the CPUs left to the daemon; "
-        f"the quota is the cgroup v1 cpu controller's, with its usual period of 100 ms."
+        f"the quota is the cgroup v1 cpu controller's, with a period of {QUOTA_PERIOD_MS:g} ms."
     )
 
 

@@ -31,6 +31,8 @@ class ResourceSnapshot:
     """CPU numbers this process may run on (affinity)."""
     cpu_quota_cpus: float | None = None
     """CPU time the cgroup grants, in CPUs (0.5 = half of one); None = no quota."""
+    cpu_quota_period_ms: float | None = None
+    """Within which that time is granted anew; None = no quota."""
     cpu_current_frequency_hz: float | None = None
     cpu_max_frequency_hz: float | None = None
     cpu_load_fraction: float | None = None

@@ -8,6 +8,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from functools import cache
 
+from dynhat_runtime.governor.cpu_quota import CpuQuota
 from dynhat_runtime.governor.decision import Decision
 from dynhat_runtime.governor.governor import Governor
 from dynhat_runtime.governor.latency_model import LatencyModel
@@ -19,9 +20,9 @@ from dynhat_runtime.resource_snapshot import ResourceSnapshot
 
 TWO_CPUS = ResourceSnapshot(monotonic_s=0.0, source="simulated", usable_cpus=(0, 1))
 ONE_CPU = replace(TWO_CPUS, usable_cpus=(0,))
-HALF_A_CPU = replace(TWO_CPUS, cpu_quota_cpus=0.5)
+HALF_A_CPU = replace(TWO_CPUS, cpu_quota_cpus=0.5, cpu_quota_period_ms=10.0)
+"""In steps that are short beside the budgets that the shipped points meet."""
 TICK_S, THINK_S = 0.25, 0.05
-PERIOD_MS = 100.0
 
 
 @cache
@@ -30,16 +31,16 @@ def shipped_table() -> OperatingPointTable:
     return Bundle.open(shipped_bundle_path()).table()
 
 
-def elapsed_under_quota_ms(began_ms: float, compute_ms: float, quota_cpus: float) -> float:
+def elapsed_under_quota_ms(began_ms: float, compute_ms: float, quota: CpuQuota) -> float:
     """What work takes that begins with its period's share untouched, period by period as the kernel does it."""
-    now_ms, left_ms = began_ms, quota_cpus * PERIOD_MS
-    period = math.floor(now_ms / PERIOD_MS)
+    now_ms, left_ms = began_ms, quota.share_ms
+    period = math.floor(now_ms / quota.period_ms)
     while compute_ms > 1e-9:
-        end_ms = (period + 1) * PERIOD_MS
+        end_ms = (period + 1) * quota.period_ms
         runs_ms = min(compute_ms, left_ms, end_ms - now_ms)
         now_ms, compute_ms, left_ms = now_ms + runs_ms, compute_ms - runs_ms, left_ms - runs_ms
         if compute_ms > 1e-9:
-            now_ms, left_ms, period = end_ms, quota_cpus * PERIOD_MS, period + 1
+            now_ms, left_ms, period = end_ms, quota.share_ms, period + 1
     return now_ms - began_ms
 
 
@@ -125,8 +126,7 @@ class ClosedLoop:
             num_cpus=snapshot.num_online_cpus,
         )
         compute_ms = true_ms(alone_ms) * math.exp(self._rng.gauss(0, self.noise))
-        quota = snapshot.cpu_quota_cpus
-        return compute_ms if quota is None else elapsed_under_quota_ms(1e3 * self.now_s, compute_ms, quota)
+        return elapsed_under_quota_ms(1e3 * self.now_s, compute_ms, CpuQuota.of(snapshot))
 
     def _tick_until(self, until_s: float, began_s: float, snapshot: ResourceSnapshot) -> None:
         while self._tick_s <= until_s:

@@ -394,7 +394,7 @@ def test_quota() -> None:
             )
             folder = adaptation_device._own_cgroup(Path("/")) / Path(path).name
             assert folder.name.startswith("dynhat-benchmark-")
-            assert (folder / "cpu.cfs_quota_us").read_text() == "50000\n"
+            assert (folder / "cpu.cfs_quota_us").read_text() == "5000\n"
             device.give(AT_REST)
             assert (folder / "cpu.cfs_quota_us").read_text() == "-1\n"
         assert not folder.exists()

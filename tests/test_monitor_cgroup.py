@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from dynhat_runtime.monitor.cgroup import Cgroups
+from dynhat_runtime.monitor.cgroup import NO_QUOTA, Cgroups
 from dynhat_runtime.monitor.host import HostMonitor
 from dynhat_runtime.resource_snapshot import ResourceSnapshot
 from tests.sensor_files import MINE, meminfo, write
@@ -29,7 +29,8 @@ def read(root: Path, files: dict[str, str]) -> ResourceSnapshot:
 def test_v2_quota_of_the_own_cgroup(tmp_path: Path) -> None:
     """cpu.max of the cgroup that /proc/self/cgroup names is the quota."""
     files = {"proc/self/cgroup": "0::/app", f"{V2}/app/cpu.max": "150000 100000"}
-    assert read(tmp_path, files).cpu_quota_cpus == 1.5
+    snapshot = read(tmp_path, files)
+    assert (snapshot.cpu_quota_cpus, snapshot.cpu_quota_period_ms) == (1.5, 100.0)
 
 
 @pytest.mark.parametrize(
@@ -102,9 +103,10 @@ def test_the_unified_mount_of_a_hybrid_host_counts(tmp_path: Path) -> None:
         "proc/self/cgroup": "1:cpu:/app\n0::/app",
         f"{V2}/cpu/app/cpu.cfs_quota_us": "100000",
         f"{V2}/cpu/app/cpu.cfs_period_us": "100000",
-        f"{V2}/unified/app/cpu.max": "40000 100000",
+        f"{V2}/unified/app/cpu.max": "4000 10000",
     }
-    assert read(tmp_path, files).cpu_quota_cpus == 0.4
+    snapshot = read(tmp_path, files)
+    assert (snapshot.cpu_quota_cpus, snapshot.cpu_quota_period_ms) == (0.4, 10.0)
 
 
 def test_a_move_to_another_cgroup_is_followed(tmp_path: Path) -> None:
@@ -116,7 +118,8 @@ def test_a_move_to_another_cgroup_is_followed(tmp_path: Path) -> None:
     write(tmp_path, {"proc/self/cgroup": "0::/two"})
     assert monitor.read().cpu_quota_cpus == 0.2
     write(tmp_path, {f"{V2}/two/cpu.max": "max 100000"})
-    assert monitor.read().cpu_quota_cpus is None
+    snapshot = monitor.read()
+    assert (snapshot.cpu_quota_cpus, snapshot.cpu_quota_period_ms) == (None, None)
 
 
 def test_another_process_is_read_under_its_id(tmp_path: Path) -> None:
@@ -208,7 +211,7 @@ def test_a_limit_above_what_the_host_has_changes_nothing(tmp_path: Path) -> None
 def test_a_kernel_without_cgroups(tmp_path: Path) -> None:
     """Without /proc/PID/cgroup there is nothing to tell, and no failure."""
     cgroups = Cgroups(tmp_path, tmp_path / "proc/self/cgroup")
-    assert (cgroups.cpu_quota_cpus(), cgroups.cpuset(), cgroups.memory_room()) == (None, None, None)
+    assert (cgroups.cpu_time(), cgroups.cpuset(), cgroups.memory_room()) == (None, None, None)
 
 
 def test_no_limit_is_infinite(tmp_path: Path) -> None:
@@ -216,7 +219,7 @@ def test_no_limit_is_infinite(tmp_path: Path) -> None:
     write(tmp_path, {"proc/self/cgroup": "0::/app"})
     cgroups = Cgroups(tmp_path, tmp_path / "proc/self/cgroup")
     room = cgroups.memory_room()
-    assert cgroups.cpu_quota_cpus() == math.inf
+    assert cgroups.cpu_time() == NO_QUOTA
     assert room is not None
     assert room.limit_mib == math.inf
 

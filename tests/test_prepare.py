@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gzip
 import io
+import itertools
 import json
 import os
 import re
@@ -20,7 +21,7 @@ from dynhat_runtime.decoding.tokenizer import SentencePieceTokenizer
 from dynhat_runtime.errors import TrainingError
 from dynhat_runtime.offline import prepare as prepare_module
 from dynhat_runtime.offline.data import TokenisedCorpus
-from dynhat_runtime.offline.prepare import prepare
+from dynhat_runtime.offline.prepare import evenly, prepare
 from dynhat_runtime.offline.prepared_data import PreparedData
 from dynhat_runtime.offline.recipe import DataRecipe
 from tests.toy_text import toy_pairs, toy_tokenizer_model, write_pairs
@@ -161,6 +162,28 @@ def test_same_bytes_in_another_process_with_a_vocabulary_of_its_own(data_dir: Pa
         assert re.search(r"more\.tsv\.gz: 2 broken lines left out, at 46, 47\n", done.stderr)
         assert "train.tsv.gz: 2" in done.stderr
     assert _bytes(tmp_path / "one") == _bytes(tmp_path / "two")
+
+
+def test_same_vocabulary_of_more_text_than_it_takes(
+    data_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Where there is more text than a vocabulary is made of, it is made of the same part every time."""
+    monkeypatch.setattr(prepare_module, "MAX_VOCABULARY_PAIRS", 150)
+    one, two = (prepare(_data(), data_dir, tmp_path / name, console=QUIET) for name in ("one", "two"))
+    assert one.tokenizer.read_bytes() == two.tokenizer.read_bytes()
+    monkeypatch.setattr(prepare_module, "MAX_VOCABULARY_PAIRS", 1000)
+    three = prepare(_data(), data_dir, tmp_path / "three", console=QUIET)
+    assert three.tokenizer.read_bytes() != one.tokenizer.read_bytes()
+
+
+@pytest.mark.parametrize(("count", "most"), [(7, 3), (3, 7), (10, 5), (1, 1), (100, 99)])
+def test_an_even_part(count: int, most: int) -> None:
+    """A part has as many pairs as it may, in order, and no two gaps in it differ by more than one."""
+    part = [int(source) for source, _ in evenly(((str(i), "") for i in range(count)), count, most)]
+    assert len(part) == min(count, most)
+    gaps = [after - before for before, after in itertools.pairwise(part)]
+    assert max(gaps, default=1) - min(gaps, default=1) <= 1
+    assert min(gaps, default=1) > 0
 
 
 @pytest.mark.parametrize("stage", ["_clean_chunk", "tokenise"])

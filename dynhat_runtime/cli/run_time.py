@@ -256,14 +256,14 @@ def _only_point(table: OperatingPointTable, point_id: str | None) -> OperatingPo
 
 
 def _print_points(described: list[PointDescription], table: OperatingPointTable) -> None:
-    """A table for people."""
+    """A table for people; no wider than a terminal of 80 columns, whose headings must not be cut."""
     from rich.console import Console
     from rich.table import Table
 
     shown = Table(title=f"{table.device.name}, beam {table.device.beam_size}")
     shown.add_column("point", no_wrap=True, min_width=max(len(point.id) for point in described))
-    shown.add_column("precision")
-    for heading in ("latency ms", "parameters M", "dev loss", "BLEU", "encoder layers", "decoder layers"):
+    shown.add_column("precision", no_wrap=True)
+    for heading in ("latency ms", "weights M", "dev loss", "BLEU", "layers enc + dec"):
         shown.add_column(heading, justify="right")
     for point in described:
         shown.add_row(
@@ -273,7 +273,6 @@ def _print_points(described: list[PointDescription], table: OperatingPointTable)
             f"{point.num_parameters / 1e6:.1f}",
             "-" if point.dev_loss is None else f"{point.dev_loss:.3f}",
             "-" if point.bleu is None else f"{point.bleu:.1f}",
-            str(point.config.num_encoder_layers),
-            str(point.config.num_decoder_layers),
+            f"{point.config.num_encoder_layers} + {point.config.num_decoder_layers}",
         )
     Console().print(shown)

@@ -91,6 +91,13 @@ def train(
     bundle: PointBundleOption = None,
     points_file: PointFileOption = None,
     max_updates: MaxUpdatesOption = None,
+    start_from: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="BUNDLE",
+            help="Begin with this bundle's weights and vocabulary; the recipe's design space may be larger.",
+        ),
+    ] = None,
 ) -> None:
     """Train a SuperTransformer, or one operating point alone. Ctrl-C saves; the same command goes on from there.
 
@@ -101,6 +108,7 @@ def train(
       torchrun --nproc-per-node 2 -m dynhat_runtime train recipes/en-de.toml \\
         --data-dir data --run-dir runs/en-de --num-threads 1
       dynhat train recipes/en-de.toml --data-dir data --run-dir runs/l3 --subtransformer l3
+      dynhat train larger.toml --data-dir data --run-dir runs/larger --start-from operating_points/en-de
     """
     need_offline()
     import torch
@@ -113,7 +121,7 @@ def train(
     asked = recipe_to_run(
         recipe, point_id=subtransformer, bundle=bundle, points_file=points_file, max_updates=max_updates
     )
-    run = train_run(asked, data_dir, run_dir, prepared=prepared, device_name=device)
+    run = train_run(asked, data_dir, run_dir, prepared=prepared, device_name=device, start_from=start_from)
     typer.echo(f"saved in {run.path}; make a bundle with 'dynhat export'", err=True)
 
 

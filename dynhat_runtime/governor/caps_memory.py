@@ -105,18 +105,19 @@ class CapsMemory:
             return None
         return replace(left.belief.aged(monotonic_s - left.monotonic_s), monotonic_s=monotonic_s)
 
-    def least_excess(self, num_observed: int) -> float:
-        """How many times slower than planned the device was under the caps that it was least so, at least 1.
+    def common_slow_down(self, planned_factor: float, num_observed: int) -> float:
+        """What to plan for at least under caps where `planned_factor` would be planned, by what was seen under others.
 
         What slows everything, such as a host that is slower than when the table was measured, shows under all caps;
-        other work that came and went does not. So it is no reason to plan worse than the best that was seen.
+        other work that came and went does not. So the best that was seen counts, twice: as an excess over what was
+        planned there, on top of what is planned here; and as it is, since where a neighbour was planned for that
+        was not there, a slow host exceeds no plan.
 
         Args:
+            planned_factor: What is planned under these caps.
             num_observed: Translations that a belief must rest on to count.
         """
-        excesses = [
-            left.belief.factor / left.planned_factor
-            for left in self._left.values()
-            if left.belief.num_observed >= num_observed
-        ]
-        return max(min(excesses, default=1.0), 1.0)
+        known = [left for left in self._left.values() if left.belief.num_observed >= num_observed]
+        excess = min((left.belief.factor / left.planned_factor for left in known), default=1.0)
+        factor = min((left.belief.factor for left in known), default=1.0)
+        return max(planned_factor * max(excess, 1.0), factor)

@@ -6,7 +6,7 @@ import math
 from dataclasses import dataclass, field
 from statistics import NormalDist
 
-from dynhat_runtime.governor import cpu_quota
+from dynhat_runtime.governor.cpu_quota import CpuQuota
 from dynhat_runtime.governor.latency_model import LatencyModel
 from dynhat_runtime.governor.sentence_shape import BatchGrowth, TargetLength
 from dynhat_runtime.governor.slow_down import FIRST_NOISE_VARIANCE, SlowDown
@@ -87,15 +87,15 @@ class Forecast:
 
     def elapsed_ms(self, computed_ms: float) -> float:
         """What work takes that computes for so long, under the quota."""
-        return cpu_quota.mean_elapsed_ms(computed_ms, self.snapshot.cpu_quota_cpus)
+        return self._quota.mean_elapsed_ms(computed_ms)
 
     def _computed_ms_of(self, predicted_ms: float) -> float:
         """The inverse."""
-        return cpu_quota.mean_compute_ms(predicted_ms, self.snapshot.cpu_quota_cpus)
+        return self._quota.mean_compute_ms(predicted_ms)
 
     def observed_ms(self, elapsed_ms: float, expected_ms: float) -> float:
         """What work computed for that took so long, when it was expected to compute for `expected_ms`."""
-        return cpu_quota.observed_compute_ms(elapsed_ms, expected_ms, self.snapshot.cpu_quota_cpus)
+        return self._quota.observed_compute_ms(elapsed_ms, expected_ms)
 
     def computed_ms(
         self, point_id: str, num_src_tokens: int, num_tgt_tokens: int, num_sentences: int = 1
@@ -107,14 +107,15 @@ class Forecast:
     def needed_ms(self, predicted_ms: float, more_variance: float = 0.0) -> float:
         """The budget that a prediction meets with the wanted confidence.
 
-        A plan holds the bad case already: it is taken as it stands. Under a quota, that of the worst beginning.
+        A plan holds the bad case already, a neighbour: it is taken as it stands. A quota is no such cushion: under one
+        a plan needs room for the noise, too, and the worst beginning counts.
 
         Args:
             predicted_ms: What is expected.
             more_variance: Of its logarithm, beyond that of a single sentence of known lengths.
         """
         computed_ms = self._computed_ms_of(predicted_ms) * self._margin(more_variance)
-        return cpu_quota.longest_elapsed_ms(computed_ms, self.snapshot.cpu_quota_cpus)
+        return self._quota.longest_elapsed_ms(computed_ms)
 
     def largest_met_ms(self, budget_ms: float) -> float:
         """The largest prediction that meets the budget with the wanted confidence."""
@@ -123,30 +124,40 @@ class Forecast:
     def probability_met(self, predicted_ms: float, budget_ms: float, more_variance: float = 0.0) -> float:
         """Probability that what is predicted takes no longer than the budget; arguments as for `needed_ms`."""
         margin = math.log(self._sure_ms(budget_ms) / self._computed_ms_of(predicted_ms))
-        if self.is_plan:
+        if self._is_cushioned:
             # What is planned for is the bad case: that which is met with the wanted confidence.
             wanted_stds = STANDARD_NORMAL.inv_cdf(self.confidence)
             return STANDARD_NORMAL.cdf(wanted_stds + margin / math.hypot(PLAN_STD, math.sqrt(more_variance)))
         return STANDARD_NORMAL.cdf(margin / math.sqrt(self._variance + more_variance))
 
+    @property
+    def _quota(self) -> CpuQuota:
+        return CpuQuota.of(self.snapshot)
+
     def _margin(self, more_variance: float) -> float:
         """Factor on what is expected, for the wanted confidence."""
-        if self.is_plan:
+        if self._is_cushioned:
             return 1.0
         wanted_stds = STANDARD_NORMAL.inv_cdf(self.confidence)
         return math.exp(wanted_stds * math.sqrt(self._variance + more_variance))
 
     def _sure_ms(self, budget_ms: float) -> float:
         """What is sure to be computed within the budget."""
-        return cpu_quota.least_compute_ms(budget_ms, self.snapshot.cpu_quota_cpus)
+        return self._quota.least_compute_ms(budget_ms)
 
     @property
     def _variance(self) -> float:
-        noise_variance, quota_cpus = self.slow_down.noise_variance, self.snapshot.cpu_quota_cpus
-        if quota_cpus is not None and quota_cpus < 1:
+        noise_variance = self.slow_down.noise_variance
+        if self._quota.is_limit:
             # What the beginning may account for is not seen as noise, so none seen does not show that there is none.
             noise_variance = max(noise_variance, FIRST_NOISE_VARIANCE)
-        return self.slow_down.log_variance + noise_variance
+        # What is not known of a planned factor is whether the bad case is there: it is planned for.
+        return noise_variance if self.is_plan else self.slow_down.log_variance + noise_variance
+
+    @property
+    def _is_cushioned(self) -> bool:
+        """The bad case is in the figures already."""
+        return self.is_plan and not self._quota.is_limit
 
 
 def cpus_to_compute_on(snapshot: ResourceSnapshot) -> float | None:

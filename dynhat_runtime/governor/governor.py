@@ -185,7 +185,9 @@ class Governor:
                 if learned is not None and former and former.is_slower_than(learned):
                     learned = None
         self._planned_factor = planned(self._model, snapshot).factor
-        plan_at_least = max(plan_at_least, self._planned_factor * self._memory.least_excess(LEAST_OBSERVED))
+        plan_at_least = max(
+            plan_at_least, self._memory.common_slow_down(self._planned_factor, LEAST_OBSERVED)
+        )
         self._caps, self._caps_since_s = caps, now_s
         self._num_seen_under_caps = self._num_quick_canaries = 0
         self._taken_back_hold_s = 0.0

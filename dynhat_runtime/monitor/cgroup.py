@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Literal
@@ -12,8 +12,25 @@ from dynhat_runtime.monitor.files import BYTES_PER_MIB, cpu_list, read_text, rea
 
 Controller = Literal["cpu", "cpuset", "memory"]
 
+US_PER_MS = 1000.0
 UNLIMITED_BYTES = 2**60
 """v1 writes no limit as the largest number its pages can count."""
+
+
+@dataclass(frozen=True, slots=True)
+class CpuTime:
+    """CPU time that a process's cgroups grant.
+
+    Attributes:
+        cpus: In CPUs; infinite without a quota.
+        period_ms: Within which it is granted anew; None without a quota.
+    """
+
+    cpus: float
+    period_ms: float | None
+
+
+NO_QUOTA = CpuTime(math.inf, None)
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,9 +65,13 @@ class Cgroups:
         self._file = cgroup_file
         self._known: tuple[str, dict[Controller, tuple[_Level, ...]]] = ("", {})
 
-    def cpu_quota_cpus(self) -> float | None:
-        """CPU time in CPUs; infinite without a quota, None on a system without cgroups."""
-        return self._tightest("cpu", lambda level: _quota_cpus(level))
+    def cpu_time(self) -> CpuTime | None:
+        """The tightest quota; None on a system without cgroups."""
+        levels = self._levels("cpu")
+        if levels is None:
+            return None
+        quotas = [quota for level in levels if (quota := _quota(level)) is not None]
+        return min(quotas, key=lambda quota: quota.cpus, default=NO_QUOTA)
 
     def memory_room(self) -> MemoryRoom | None:
         """Memory limit and what is left of it; None on a system without cgroups."""
@@ -73,12 +94,6 @@ class Cgroups:
                 if text is not None and (cpus := cpu_list(text, name)):
                     return cpus
         return None
-
-    def _tightest(self, controller: Controller, limit: Callable[[_Level], float | None]) -> float | None:
-        levels = self._levels(controller)
-        if levels is None:
-            return None
-        return min((found for level in levels if (found := limit(level)) is not None), default=math.inf)
 
     def _levels(self, controller: Controller) -> tuple[_Level, ...] | None:
         """Where `controller` may limit the process; looked for again when it has moved."""
@@ -118,8 +133,8 @@ class Cgroups:
         yield _Level(is_v2, str(mount))
 
 
-def _quota_cpus(level: _Level) -> float | None:
-    """CPU time that one cgroup grants, in CPUs; None if it is unlimited or absent."""
+def _quota(level: _Level) -> CpuTime | None:
+    """CPU time that one cgroup grants; None if it is unlimited or absent."""
     if level.is_v2:
         text = read_text_if_there(f"{level.directory}/cpu.max")
         if text is None:
@@ -135,7 +150,7 @@ def _quota_cpus(level: _Level) -> float | None:
     quota, period = int(quota_us), int(period_us)
     if quota <= 0 or period <= 0:
         raise ValueError(f"{level.directory} grants {quota} of {period} us, which is no quota")
-    return quota / period
+    return CpuTime(quota / period, period / US_PER_MS)
 
 
 def _memory_room(level: _Level) -> MemoryRoom | None:

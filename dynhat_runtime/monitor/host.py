@@ -15,7 +15,7 @@ from types import ModuleType
 
 import psutil
 
-from dynhat_runtime.monitor.cgroup import Cgroups, MemoryRoom
+from dynhat_runtime.monitor.cgroup import NO_QUOTA, Cgroups, MemoryRoom
 from dynhat_runtime.monitor.files import (
     BYTES_PER_MIB,
     HZ_PER_KHZ,
@@ -74,7 +74,7 @@ class HostMonitor:
         # every time; what only people look at, or changes slowly, once a second.
         self._affinity = Sensor("affinity", self._usable_cpus)
         self._cpuset = Sensor("cpuset", cgroups.cpuset)
-        self._quota = Sensor("cgroup quota", cgroups.cpu_quota_cpus)
+        self._quota = Sensor("cgroup quota", cgroups.cpu_time)
         self._online = Sensor("online cpus", self._online_cpus)
         self._cpu_times = Sensor("cpu load", self._read_cpu_times)
         self._pressure = Sensor("cpu pressure", self._cpu_pressure_fraction)
@@ -104,7 +104,7 @@ class HostMonitor:
         if usable_cpus is not None and cpuset is not None:
             # A cpuset that contradicts the affinity is another namespace's.
             usable_cpus = tuple(cpu for cpu in usable_cpus if cpu in cpuset) or usable_cpus
-        quota_cpus = self._quota.value(now_s)
+        cpu_time = self._quota.value(now_s) or NO_QUOTA
         available_mib, total_mib = _bounded(self._memory.value(now_s), self._memory_room.value(now_s))
         battery = self._battery.value(now_s)
         return ResourceSnapshot(
@@ -112,7 +112,8 @@ class HostMonitor:
             source="host",
             usable_cpus=usable_cpus,
             online_cpus=self._online.value(now_s),
-            cpu_quota_cpus=None if quota_cpus == float("inf") else quota_cpus,
+            cpu_quota_cpus=None if cpu_time.period_ms is None else cpu_time.cpus,
+            cpu_quota_period_ms=cpu_time.period_ms,
             cpu_current_frequency_hz=self._cpu_clock.value(now_s),
             cpu_max_frequency_hz=self._cpu_cap.value(now_s),
             cpu_load_fraction=self._load_fraction(self._cpu_times.value(now_s)),

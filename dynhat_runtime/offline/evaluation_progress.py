@@ -85,7 +85,9 @@ class EvaluationProgress:
         """The job is scored."""
         done = self._done(self._jobs[self._position].num_sentences)
         left_s = (self._clock() - self._began) * (self._work / done - 1) if done else 0.0
-        self._console.print(f"{self._label}  {scores}  ETA {left_s / 60:.0f} min", highlight=False)
+        self._console.print(
+            f"{self._label}  {scores}  ETA {left_s / 60:.0f} min", highlight=False, soft_wrap=True
+        )
 
     @property
     def _label(self) -> str:

@@ -16,7 +16,7 @@ from dynhat_runtime.model.super_transformer import SuperTransformer
 from dynhat_runtime.offline.prepared_data import PreparedManifest
 from dynhat_runtime.offline.recipe import Recipe
 from dynhat_runtime.offline.run_folder import RunFolder, average_weights, check_recipe
-from dynhat_runtime.offline.train import spec_of
+from dynhat_runtime.offline.trainer import spec_of
 
 
 def export_bundle(recipe: Recipe, run_dir: Path, out: Path, num_averaged: int) -> Bundle:
@@ -60,8 +60,10 @@ def training_record(recipe: Recipe, run: RunFolder, files: list[Path]) -> dict[s
     dev = [row for row in rows if row["kind"] == "dev" and row["update"] <= last_update]
     if not dev:
         raise TrainingError(f"{run.metrics}: no dev loss yet: train until the first validation")
+    started = json.loads(run.started_from.read_text(encoding="utf-8")) if run.started_from.exists() else None
     return {
         "dynhat_runtime": __version__,
+        **({} if started is None else {"started_from": started}),
         "updates": last_update,
         "target_tokens_seen": dev[-1]["num_tokens_seen"],
         "hours": dev[-1].get("hours"),

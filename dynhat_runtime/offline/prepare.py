@@ -9,9 +9,9 @@ from __future__ import annotations
 import hashlib
 import json
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
-from itertools import islice
+from itertools import chain, islice
 from pathlib import Path
 
 from rich.console import Console
@@ -40,6 +40,8 @@ CHUNK_LINES = 50_000
 """Lines of a chunk: what an interruption costs at most, and what is in memory at once."""
 NUM_PASSES = 2
 """Every line is cleaned, and those that stay are tokenised."""
+MAX_VOCABULARY_PAIRS = 500_000
+"""The vocabulary is made of so many pairs: of more, sentencepiece would draw some, and others every time."""
 MAX_EXAMPLES = 10
 """Line numbers kept per reason and corpus."""
 
@@ -238,9 +240,11 @@ def _vocabulary(corpora: list[_Corpus], vocab_size: int, work: WorkFolder) -> by
     if (model := work.vocabulary()) is not None:
         return model
     chunks = [name for corpus in corpora for name in corpus.chunk_names]
-    if not any(work.cleaned_record(name).num_pairs for name in chunks):
+    num_pairs = sum(work.cleaned_record(name).num_pairs for name in chunks)
+    if num_pairs == 0:
         raise TrainingError(_NOTHING_LEFT)
-    sides = (side for name in chunks for pair in work.pairs(name) for side in pair)
+    pairs = evenly(chain.from_iterable(map(work.pairs, chunks)), num_pairs, MAX_VOCABULARY_PAIRS)
+    sides = chain.from_iterable(pairs)
     try:
         with late_interrupt():
             model = train_tokenizer(sides, vocab_size)
@@ -251,6 +255,14 @@ def _vocabulary(corpora: list[_Corpus], vocab_size: int, work: WorkFolder) -> by
             f"no vocabulary of vocab_size={vocab_size} can be made of this text: {reason}"
         ) from error
     return model
+
+
+def evenly(pairs: Iterable[Pair], num_pairs: int, max_pairs: int) -> Iterator[Pair]:
+    """At most `max_pairs` of `num_pairs`, evenly spaced and always the same ones."""
+    wanted = min(num_pairs, max_pairs)
+    for number, pair in enumerate(pairs):
+        if (number + 1) * wanted // num_pairs > number * wanted // num_pairs:
+            yield pair
 
 
 def _tokenised(

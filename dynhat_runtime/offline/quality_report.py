@@ -98,7 +98,7 @@ def report_quality(
         earlier_weights_sha256=None if earlier is None else earlier.weights_sha256,
         limit=options.limit,
         attribution=options.attribution,
-        command=_command(bundle, tests, out, options),
+        command=_command(bundle, tests, out, options, earlier),
         curve_file=curve.name if has_curve else None,
     )
     write_text(out.with_suffix(".json"), _as_json(figures), "--out")
@@ -151,7 +151,9 @@ def draw_learning_curve(record: Mapping[str, Any], path: Path) -> bool:
     return True
 
 
-def _command(bundle: Bundle, tests: Sequence[Path], out: Path, options: QualityOptions) -> str:
+def _command(
+    bundle: Bundle, tests: Sequence[Path], out: Path, options: QualityOptions, earlier: Bundle | None
+) -> str:
     """The command that measures the page again; files by their names, since folders differ."""
     words = ["dynhat", "report-quality", "--bundle", bundle.path.name]
     for test in tests:
@@ -162,4 +164,6 @@ def _command(bundle: Bundle, tests: Sequence[Path], out: Path, options: QualityO
         words += ["--point", point_id]
     if options.limit is not None:
         words += ["--limit", str(options.limit)]
+    if earlier is not None:
+        words += ["--before", earlier.path.name]
     return shlex.join([*words, "--out", out.name])

@@ -97,6 +97,8 @@ class AnchorRecipe(_Section):
     share: Annotated[float, Field(gt=0, le=1)]
     num_decoder_layers: Annotated[int, Field(gt=0)] | None = None
     cross_attention_span: Annotated[int, Field(gt=0)] | None = None
+    encoder_ffn_dim: Annotated[int, Field(gt=0)] | None = None
+    decoder_ffn_dim: Annotated[int, Field(gt=0)] | None = None
 
     def config(self, space: DesignSpace) -> SubTransformerConfig:
         """The architecture in `space`.
@@ -107,10 +109,13 @@ class AnchorRecipe(_Section):
         base = space.largest() if self.size == "largest" else space.smallest()
         depth = self.num_decoder_layers or base.num_decoder_layers
         span = self.cross_attention_span or base.cross_attention_spans[0]
+        encoder_ffn_dim = self.encoder_ffn_dim or base.encoder_ffn_dims[0]
+        decoder_ffn_dim = self.decoder_ffn_dim or base.decoder_ffn_dims[0]
         return space.check(
             base.model_copy(
                 update={
-                    "decoder_ffn_dims": base.decoder_ffn_dims[:1] * depth,
+                    "encoder_ffn_dims": (encoder_ffn_dim,) * base.num_encoder_layers,
+                    "decoder_ffn_dims": (decoder_ffn_dim,) * depth,
                     "decoder_attention_heads": base.decoder_attention_heads[:1] * depth,
                     "cross_attention_heads": base.cross_attention_heads[:1] * depth,
                     "cross_attention_spans": (span,) * depth,

@@ -1,9 +1,10 @@
 """The folder of one training run: what it holds, and how its state is saved, restored and averaged.
 
 `recipe.json` (what is computed here), `tokenizer.model`, `data.json` (the manifest of the prepared data), `prepared/`
-(the data itself, where the run prepared it), `last.pt` (weights, optimiser, position), `weights/` (the last
-checkpoints, for averaging), `metrics.jsonl` and `loss.png`. Everything is written to a temporary name first, so that
-an interruption leaves the previous state whole.
+(the data itself, where the run prepared it), `started_from.json` and `start.safetensors` (of a run that started from
+a bundle), `last.pt` (weights, optimiser, position), `weights/` (the last checkpoints, for averaging),
+`metrics.jsonl` and `loss.png`. Everything is written to a temporary name first, so that an interruption leaves the
+previous state whole.
 """
 
 from __future__ import annotations
@@ -59,6 +60,20 @@ class RunFolder:
     def metrics(self) -> Path:
         """One JSON object per line."""
         return self.path / "metrics.jsonl"
+
+    @property
+    def started_from(self) -> Path:
+        """Which bundle the run started from, and how that came to be; a run from fresh weights has none."""
+        return self.path / "started_from.json"
+
+    @property
+    def start_weights(self) -> Path:
+        """The weights that such a run started with."""
+        return self.path / "start.safetensors"
+
+    def has_trained(self) -> bool:
+        """Whether anything has been saved."""
+        return self.last.exists() or bool(self.weights())
 
     def create(self) -> None:
         """Make the folder unless it is there.
@@ -117,7 +132,7 @@ def check_recipe(run: RunFolder, recipe: Recipe) -> None:
     if "cleaning" not in begun_with.data.model_fields_set:
         begun_with = begun_with.without_cleaning()
         hint = " (it was begun without cleaning: [data.cleaning] filters = [], normalise = false)"
-    is_trained = run.last.exists() or bool(run.weights())
+    is_trained = run.has_trained()
     differences = [
         difference
         for field, difference in differing_fields(begun_with, recipe, FREE_FIELDS).items()
@@ -206,6 +221,18 @@ def forget_rows_after(run: RunFolder, update: int) -> None:
         partial.replace(run.metrics)
 
 
+def read_weights(file: Path) -> dict[str, torch.Tensor]:
+    """The content of a weight file.
+
+    Raises:
+        TrainingError: It cannot be read.
+    """
+    try:
+        return load_file(file)
+    except (OSError, SafetensorError) as error:
+        raise TrainingError(f"{file}: cannot be read as weights ({error}): remove it") from error
+
+
 def average_weights(files: list[Path]) -> dict[str, torch.Tensor]:
     """Mean of several weight files, computed in float64.
 
@@ -216,10 +243,6 @@ def average_weights(files: list[Path]) -> dict[str, torch.Tensor]:
         raise TrainingError("no checkpoint to average: train first")
     total: dict[str, torch.Tensor] = {}
     for file in files:
-        try:
-            weights = load_file(file)
-        except (OSError, SafetensorError) as error:
-            raise TrainingError(f"{file}: cannot be read as weights ({error}): remove it") from error
-        for name, weight in weights.items():
+        for name, weight in read_weights(file).items():
             total[name] = total[name] + weight.double() if name in total else weight.double()
     return {name: (weight / len(files)).float() for name, weight in total.items()}

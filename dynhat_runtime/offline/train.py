@@ -21,10 +21,11 @@ import torch.distributed as dist
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
-from dynhat_runtime.decoding.tokenizer import PAD_ID, SentencePieceTokenizer
+from dynhat_runtime.decoding.tokenizer import SentencePieceTokenizer
 from dynhat_runtime.errors import TrainingError
 from dynhat_runtime.model.super_transformer import SuperTransformer, SuperTransformerSpec
 from dynhat_runtime.offline.data import Batch
+from dynhat_runtime.offline.growth import begin_from
 from dynhat_runtime.offline.prepared_data import PreparedData
 from dynhat_runtime.offline.recipe import Recipe, SamplingRecipe
 from dynhat_runtime.offline.run_folder import (
@@ -32,23 +33,12 @@ from dynhat_runtime.offline.run_folder import (
     check_recipe,
     forget_rows_after,
     keep_recipe,
+    read_weights,
     restore_state,
     save_state,
 )
-from dynhat_runtime.offline.trainer import Trainer, UpdateReport, configs_to_validate, evaluate_loss
+from dynhat_runtime.offline.trainer import Trainer, UpdateReport, configs_to_validate, evaluate_loss, spec_of
 from dynhat_runtime.offline.training_data import load_corpora, training_batches, training_data
-
-
-def spec_of(recipe: Recipe, vocab_size: int) -> SuperTransformerSpec:
-    """Shape of the weights that `recipe` trains."""
-    return SuperTransformerSpec(
-        design_space=recipe.model.space,
-        src_vocab_size=vocab_size,
-        tgt_vocab_size=vocab_size,
-        norm_first=recipe.model.norm_first,
-        max_positions=recipe.model.max_positions,
-        pad_id=PAD_ID,
-    )
 
 
 class _StopFlag:
@@ -209,6 +199,13 @@ def process_group(device: torch.device) -> Iterator[tuple[int, int]]:
         dist.destroy_process_group()
 
 
+def initial_super_transformer(run: RunFolder, spec: SuperTransformerSpec, seed: int) -> SuperTransformer:
+    """The weights before the first update: those that `begin_from` left in the folder, else fresh ones."""
+    if run.started_from.exists():
+        return SuperTransformer(spec, read_weights(run.start_weights))
+    return SuperTransformer.random(spec, seed)
+
+
 def train(
     recipe: Recipe,
     data_dir: Path | None,
@@ -216,6 +213,7 @@ def train(
     *,
     prepared: Path | None = None,
     device_name: str | None = None,
+    start_from: Path | None = None,
 ) -> RunFolder:
     """Run `recipe` until its last update, or until SIGINT / SIGTERM; either way the state is saved.
 
@@ -225,8 +223,10 @@ def train(
         run_dir: Folder of this run; an interrupted run continues there.
         prepared: Prepared data of this recipe; without it the run prepares its own.
         device_name: Such as "cpu" or "cuda:0"; by default CUDA where there is any.
+        start_from: Bundle whose weights and vocabulary the run begins with, see `growth`.
 
     Raises:
+        BundleError: The bundle to start from cannot be read.
         TrainingError: Data or recipe that cannot be trained on, or a folder of another recipe's run.
     """
     run = RunFolder(run_dir)
@@ -240,6 +240,8 @@ def train(
                 f"does not divide among {world_size} processes"
             )
         if rank == 0:
+            if start_from is not None:
+                begin_from(run, recipe, start_from)
             keep_recipe(run, recipe)
             training_data(recipe, data_dir, run, prepared, Console(stderr=True))
         if world_size > 1:
@@ -253,9 +255,9 @@ def _train_loop(
 ) -> None:
     corpus, weights, dev = load_corpora(recipe, data)
     spec = spec_of(recipe, SentencePieceTokenizer.load(run.tokenizer).src_vocab_size)
-    fresh = SuperTransformer.random(spec, recipe.loop.seed)
+    start = initial_super_transformer(run, spec, recipe.loop.seed)
     trainer = Trainer(
-        SuperTransformer(spec, {name: w.to(device) for name, w in fresh.weights.items()}), recipe
+        SuperTransformer(spec, {name: w.to(device) for name, w in start.weights.items()}), recipe
     )
     done, num_tokens_seen, hours_before = restore_state(run, trainer)
     if rank == 0:

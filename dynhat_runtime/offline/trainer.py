@@ -17,13 +17,31 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
+from dynhat_runtime.decoding.tokenizer import PAD_ID
 from dynhat_runtime.design_space import DesignSpace, SubTransformerConfig
 from dynhat_runtime.errors import TrainingError
 from dynhat_runtime.model.sub_transformer import SubTransformer
-from dynhat_runtime.model.super_transformer import NO_DROPOUT, DropoutRates, SuperTransformer
+from dynhat_runtime.model.super_transformer import (
+    NO_DROPOUT,
+    DropoutRates,
+    SuperTransformer,
+    SuperTransformerSpec,
+)
 from dynhat_runtime.offline.data import Batch
 from dynhat_runtime.offline.loss import LossSums, distillation_loss, smoothed_cross_entropy
 from dynhat_runtime.offline.recipe import OptimizerRecipe, Recipe, SamplingRecipe
+
+
+def spec_of(recipe: Recipe, vocab_size: int) -> SuperTransformerSpec:
+    """Shape of the weights that `recipe` trains."""
+    return SuperTransformerSpec(
+        design_space=recipe.model.space,
+        src_vocab_size=vocab_size,
+        tgt_vocab_size=vocab_size,
+        norm_first=recipe.model.norm_first,
+        max_positions=recipe.model.max_positions,
+        pad_id=PAD_ID,
+    )
 
 
 def learning_rate(recipe: OptimizerRecipe, update: int) -> float:
