@@ -114,7 +114,7 @@ def build_runtime(settings: Settings) -> Runtime:
     bundle = _open_bundle(settings)
     table = bundle.table(settings.table)
     model = LoadedModel.of_bundle(bundle)
-    loaded = _Loaded(bundle.weights_sha256, model, choose_monitor(settings.monitor))
+    loaded = _Loaded(bundle.weights_sha256, bundle.shortlist_sha256, model, choose_monitor(settings.monitor))
     return loaded.runtime(settings, table)
 
 
@@ -123,6 +123,7 @@ class _Loaded:
     """What outlives a reload."""
 
     weights_sha256: str
+    shortlist_sha256: str | None
     model: LoadedModel
     monitor: DeviceMonitor
     engine_tallies: EngineTallies = field(default_factory=EngineTallies)
@@ -173,7 +174,7 @@ class _Loaded:
         bundle = _open_bundle(new)
         if bundle.weights_sha256 != self.weights_sha256:
             raise BundleError(f"{bundle.path}: the weights are others now: restart to load them")
-        if bundle.shortlist_sha256 != self.bundle.shortlist_sha256:
+        if bundle.shortlist_sha256 != self.shortlist_sha256:
             raise BundleError(f"{bundle.path}: the vocabulary shortlist is another now: restart to load it")
         table = bundle.table(new.table)
         if table == old_table and _made_of(old) == _made_of(new):

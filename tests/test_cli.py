@@ -31,6 +31,7 @@ COMMANDS = [
     "watch",
     "points",
     "translate",
+    "prepare-data",
     "train",
     "export",
     "import-hat",
@@ -41,6 +42,7 @@ COMMANDS = [
     "evaluate",
     "reduce-space",
     "report",
+    "report-quality",
     "export-ctranslate2",
     "make-shortlist",
 ]

@@ -1,28 +1,14 @@
-"""Parallel text: what is read, what is left out, and how it is cut into batches."""
+"""Tokenised pairs: what is left out, and how they are cut into batches."""
 
 from __future__ import annotations
-
-import gzip
-from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 
 from dynhat_runtime.decoding.tokenizer import EOS_ID, PAD_ID
-from dynhat_runtime.errors import TrainingError
-from dynhat_runtime.offline.data import (
-    TokenisedCorpus,
-    collate,
-    epoch_batches,
-    modern_spelling,
-    read_corpus,
-    read_pairs,
-    tokenise,
-    tokenised_corpus,
-)
-from dynhat_runtime.offline.recipe import CorpusRecipe
-from tests.toy_text import toy_pairs, toy_tokenizer, toy_tokenizer_model, write_pairs
+from dynhat_runtime.offline.data import TokenisedCorpus, collate, epoch_batches, tokenise
+from tests.toy_text import toy_pairs, toy_tokenizer
 
 
 def _corpus(lengths: list[tuple[int, int]]) -> TokenisedCorpus:
@@ -46,83 +32,6 @@ def _epoch(
     weights = np.full(len(corpus), weight)
     batches = epoch_batches(corpus, weights, max_tokens=max_tokens, seed=seed, epoch=epoch)
     return [batch.tolist() for batch in batches]
-
-
-# --- reading ---
-
-
-def test_pairs_are_read_in_order(tmp_path: Path) -> None:
-    """What stands in the file comes out, umlauts included."""
-    pairs = toy_pairs(5)
-    assert list(read_pairs(write_pairs(tmp_path / "a.tsv.gz", pairs))) == pairs
-
-
-@pytest.mark.parametrize(("line", "columns"), [("no tab", 1), ("one\ttwo\tthree", 3), ("", 1)])
-def test_malformed_line_is_named(tmp_path: Path, line: str, columns: int) -> None:
-    """A line without exactly two columns is refused by file and number."""
-    path = tmp_path / "a.tsv.gz"
-    with gzip.open(path, "wt", encoding="utf-8") as file:
-        file.write(f"a\tb\n{line}\nc\td\n")
-    with pytest.raises(TrainingError, match=rf"a\.tsv\.gz:2: {columns} columns"):
-        list(read_pairs(path))
-
-
-def _whole(path: Path) -> bytes:
-    return write_pairs(path, toy_pairs(500)).read_bytes()
-
-
-@pytest.mark.parametrize(
-    "spoil",
-    [
-        lambda whole: whole[:-200],
-        lambda whole: whole[:5],
-        lambda whole: whole[:400] + b"\xff" * 40 + whole[440:],
-        lambda whole: whole[:-8] + b"\0" * 8,
-        lambda whole: b"source\ttarget\n",
-        lambda whole: gzip.compress(b"\xff\xfe\t\xff\n"),
-    ],
-    ids=["truncated", "header only", "altered", "wrong checksum", "not gzip", "not UTF-8"],
-)
-def test_spoilt_file_is_named(tmp_path: Path, spoil) -> None:
-    """A corpus file that is truncated, altered, or of another kind is refused by name in one line."""
-    path = tmp_path / "a.tsv.gz"
-    path.write_bytes(spoil(_whole(path)))
-    with pytest.raises(TrainingError, match=r"a\.tsv\.gz: cannot be read as gzipped UTF-8 TSV") as raised:
-        list(read_pairs(path))
-    assert "\n" not in str(raised.value)
-
-
-def test_missing_file_is_named(tmp_path: Path) -> None:
-    """A corpus file that is not there is refused by name, with the option that says where to look."""
-    with pytest.raises(TrainingError, match=r"b\.tsv\.gz: .*--data-dir"):
-        list(read_pairs(tmp_path / "b.tsv.gz"))
-
-
-def test_long_and_empty_sides_are_left_out(tmp_path: Path) -> None:
-    """max_words bounds both sides; a pair with an empty side is dropped."""
-    kept = ("three words here", "drei Wörter hier")
-    write_pairs(
-        tmp_path / "a.tsv.gz",
-        [kept, ("four words are here", "vier"), ("four", "vier Wörter sind hier"), ("", "leer"), ("x", " ")],
-    )
-    assert list(read_corpus(tmp_path, CorpusRecipe(file="a.tsv.gz", max_words=3))) == [kept]
-
-
-def test_spelling_is_modernised_on_request(tmp_path: Path) -> None:
-    """Old German spellings are renewed only where the recipe says so, and never in the source."""
-    write_pairs(tmp_path / "a.tsv.gz", [("daß that ", "Er muß wissen, daß die Thür roth ist.")])
-    plain, modern = (
-        list(read_corpus(tmp_path, CorpusRecipe(file="a.tsv.gz", modernise_spelling=renew)))
-        for renew in (False, True)
-    )
-    assert plain == [("daß that ", "Er muß wissen, daß die Thür roth ist.")]
-    assert modern == [("daß that ", "Er muss wissen, dass die Tür rot ist.")]
-
-
-def test_modern_text_stays() -> None:
-    """Text in today's spelling is left as it is, with its ß."""
-    text = "Große Straßen heißen auch heute so; das macht Spaß."
-    assert modern_spelling(text) == text
 
 
 # --- tokens ---
@@ -156,44 +65,6 @@ def test_joined_corpora_follow_each_other() -> None:
         part, place = (first, i) if i < 4 else (second, i - 4)
         assert joined.source(i).tolist() == part.source(place).tolist()
         assert joined.target(i).tolist() == part.target(place).tolist()
-
-
-def _cached(folder: Path, corpus: CorpusRecipe, max_tokens: int = 100) -> TokenisedCorpus:
-    (folder / "tokenizer.model").write_bytes(toy_tokenizer_model())
-    return tokenised_corpus(folder, corpus, folder / "tokenizer.model", max_tokens, folder / "tokens")
-
-
-def test_cache_is_reused(tmp_path: Path) -> None:
-    """The second time nothing is tokenised, whatever the weight; the tokens are the same."""
-    write_pairs(tmp_path / "a.tsv.gz", toy_pairs(20))
-    first = _cached(tmp_path, CorpusRecipe(file="a.tsv.gz"))
-    (file,) = (tmp_path / "tokens").iterdir()
-    written = file.stat().st_mtime_ns
-    again = _cached(tmp_path, CorpusRecipe(file="a.tsv.gz", weight=3.0))
-    assert list((tmp_path / "tokens").iterdir()) == [file]
-    assert file.stat().st_mtime_ns == written
-    assert again.src_ids.tolist() == first.src_ids.tolist()
-    assert again.tgt_offsets.tolist() == first.tgt_offsets.tolist()
-
-
-def test_cache_knows_what_it_was_made_of(tmp_path: Path) -> None:
-    """Other filters, another token limit or other text under the same name are tokenised anew."""
-    write_pairs(tmp_path / "a.tsv.gz", toy_pairs(20))
-    assert len(_cached(tmp_path, CorpusRecipe(file="a.tsv.gz"))) == 20
-    assert len(_cached(tmp_path, CorpusRecipe(file="a.tsv.gz", max_words=1))) == 0
-    assert len(_cached(tmp_path, CorpusRecipe(file="a.tsv.gz"), max_tokens=2)) == 0
-    write_pairs(tmp_path / "a.tsv.gz", toy_pairs(21))
-    assert len(_cached(tmp_path, CorpusRecipe(file="a.tsv.gz"))) == 21
-
-
-def test_spoilt_cache_is_named(tmp_path: Path) -> None:
-    """A cache file that cannot be read is refused by name, with what to do."""
-    write_pairs(tmp_path / "a.tsv.gz", toy_pairs(20))
-    _cached(tmp_path, CorpusRecipe(file="a.tsv.gz"))
-    (file,) = (tmp_path / "tokens").iterdir()
-    file.write_bytes(file.read_bytes()[:100])
-    with pytest.raises(TrainingError, match=rf"{file.name}: .*: remove it"):
-        _cached(tmp_path, CorpusRecipe(file="a.tsv.gz"))
 
 
 # --- batches ---

@@ -6,7 +6,9 @@ import io
 
 from rich.console import Console
 
-from dynhat_runtime.offline.evaluation_progress import EvaluationProgress
+from dynhat_runtime.offline.evaluation_progress import EvaluationJob, EvaluationProgress
+
+JOBS = [EvaluationJob("fast", 10.0, 100), EvaluationJob("slow", 30.0, 100)]
 
 
 def test_a_line_per_point_with_the_time_left() -> None:
@@ -14,10 +16,10 @@ def test_a_line_per_point_with_the_time_left() -> None:
     output = io.StringIO()
     seconds = iter([0.0, 0.0, 60.0, 240.0])
     with EvaluationProgress(
-        [10.0, 30.0], 100, console=Console(file=output, width=100), clock=lambda: next(seconds)
+        JOBS, console=Console(file=output, width=100), clock=lambda: next(seconds)
     ) as progress:
-        for point_id in ("fast", "slow"):
-            progress.begin(point_id)
+        for _ in JOBS:
+            progress.begin()
             progress.advance(50)
             progress.end("BLEU 20.00")
     assert output.getvalue().splitlines() == [
@@ -30,8 +32,8 @@ def test_a_bar_over_all_points() -> None:
     """On a terminal one bar shows the point, its number and the sentence."""
     output = io.StringIO()
     console = Console(file=output, width=120, force_terminal=True)
-    with EvaluationProgress([10.0, 30.0], 100, console=console) as progress:
-        progress.begin("fast")
+    with EvaluationProgress(JOBS, console=console) as progress:
+        progress.begin()
         progress.advance(64)
     assert "point 1 of 2: fast, sentence 64 of 100" in output.getvalue()
 
@@ -39,7 +41,7 @@ def test_a_bar_over_all_points() -> None:
 def test_no_sentences() -> None:
     """An empty test set has nothing left."""
     output = io.StringIO()
-    with EvaluationProgress([10.0], 0, console=Console(file=output)) as progress:
-        progress.begin("fast")
+    with EvaluationProgress([EvaluationJob("fast", 10.0, 0)], console=Console(file=output)) as progress:
+        progress.begin()
         progress.end("BLEU 0.00")
     assert "ETA 0 min" in output.getvalue()

@@ -8,16 +8,18 @@ from typing import Any
 
 import pytest
 import torch
+from rich.console import Console
 from safetensors.torch import save_file
 
 from dynhat_runtime.decoding.tokenizer import SentencePieceTokenizer
 from dynhat_runtime.errors import BundleError, TrainingError
 from dynhat_runtime.model.checkpoint import SENTENCEPIECE_MODEL, Bundle
 from dynhat_runtime.offline.export import export_bundle
+from dynhat_runtime.offline.prepare import prepare
 from dynhat_runtime.offline.recipe import Recipe
 from tests.toy_bundle import toy_super_transformer
 from tests.toy_text import toy_tokenizer_model
-from tests.toy_training import toy_fields, toy_recipe
+from tests.toy_training import toy_fields, toy_recipe, write_toy_data
 
 
 def _recipe(**sections: dict[str, Any]) -> Recipe:
@@ -165,3 +167,26 @@ def test_folder_that_cannot_be_written(run_dir: Path, tmp_path: Path) -> None:
     (tmp_path / "out").write_text("in the way")
     with pytest.raises(BundleError, match="out: cannot be written"):
         export_bundle(_recipe(), run_dir, tmp_path / "out", num_averaged=1)
+
+
+def test_record_has_what_stayed_of_the_data(run_dir: Path, tmp_path: Path) -> None:
+    """The record says hours, tokens over the training, how text was cleaned, and what stayed of each corpus."""
+    rows = [json.loads(line) for line in (run_dir / "metrics.jsonl").read_text().splitlines()]
+    rows = [{**row, "hours": row["update"] / 1000} for row in rows]
+    (run_dir / "metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    write_toy_data(tmp_path)
+    data = prepare(
+        _recipe().data,
+        tmp_path,
+        tmp_path / "prepared",
+        tokenizer=run_dir / "tokenizer.model",
+        console=Console(quiet=True),
+    )
+    (run_dir / "data.json").write_bytes((data.path / "prepared.json").read_bytes())
+    record = export_bundle(_recipe(), run_dir, tmp_path / "out", num_averaged=1).training_record()
+    assert record["hours"] == 0.3
+    assert [row["num_tokens_seen"] for row in record["dev_loss_history"]] == [10_000, 15_000]
+    assert record["cleaning"]["max_length_ratio"] == 2.2
+    (corpus,) = record["data"]
+    assert corpus["num_pairs"] == data.manifest.corpora[0].num_pairs > 0
+    assert corpus["num_lines"] == corpus["num_pairs"] + sum(corpus["removed"].values()) == 300

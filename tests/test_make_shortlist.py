@@ -15,6 +15,7 @@ from dynhat_runtime.decoding.tokenizer import BOS_ID, EOS_ID, PAD_ID
 from dynhat_runtime.errors import SettingsError, TrainingError
 from dynhat_runtime.model.checkpoint import SHORTLIST, Bundle
 from dynhat_runtime.offline.alignment import learn_translations
+from dynhat_runtime.offline.cleaning import Cleaner
 from dynhat_runtime.offline.data import tokenise
 from dynhat_runtime.offline.make_shortlist import (
     ShortlistOptions,
@@ -23,7 +24,8 @@ from dynhat_runtime.offline.make_shortlist import (
     drawn_pairs,
     make_shortlist,
 )
-from dynhat_runtime.offline.recipe import CorpusRecipe
+from dynhat_runtime.offline.parallel_text import Pair
+from dynhat_runtime.offline.recipe import CleaningRecipe, CorpusRecipe
 from tests.toy_bundle import write_toy_bundle
 from tests.toy_text import VOCAB_SIZE, toy_pairs, toy_tokenizer, write_pairs
 from tests.toy_training import as_toml, toy_fields, write_toy_data
@@ -86,10 +88,20 @@ def test_the_file_says_how_it_was_made(bundle: Bundle, recipe: Path) -> None:
 def test_pairs_are_drawn_by_weight(recipe: Path, weight: float, least: int, most: int) -> None:
     """A corpus of weight 2 counts twice, one of a quarter gives about a quarter of its pairs, always the same."""
     corpora = [CorpusRecipe(file="train.tsv.gz", licence="made up", weight=weight)]
-    drawn = drawn_pairs(recipe.parent, corpora, seed=1)
-    assert least <= len(drawn) <= most
-    assert drawn_pairs(recipe.parent, corpora, seed=1) == drawn
-    assert weight >= 1 or drawn_pairs(recipe.parent, corpora, seed=2) != drawn
+
+    def drawn(seed: int) -> list[Pair]:
+        keep_all = Cleaner(CleaningRecipe(filters=()), ("en", "de"))
+        return drawn_pairs(recipe.parent, corpora, keep_all, seed)
+
+    assert least <= len(drawn(1)) <= most
+    assert drawn(1) == drawn(1)
+    assert weight >= 1 or drawn(2) != drawn(1)
+
+
+def test_what_is_cleaned_away_teaches_nothing(recipe: Path) -> None:
+    """A pair is learned from as it is trained on: a second one like it is left out."""
+    corpora = [CorpusRecipe(file="train.tsv.gz", licence="made up")] * 2
+    assert len(drawn_pairs(recipe.parent, corpora, Cleaner(CleaningRecipe(), ("en", "de")), 1)) <= 300
 
 
 def test_sizes_are_kept() -> None:

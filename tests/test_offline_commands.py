@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 
+from dynhat_runtime.decoding.translator import SentenceTranslation
 from dynhat_runtime.errors import BundleError, SettingsError, UnknownOperatingPointError
 from dynhat_runtime.model.checkpoint import Bundle
 from dynhat_runtime.offline import commands, profile
@@ -219,6 +220,19 @@ def test_evaluation_with_split_compounds(bundle_path: Path, points_file: Path, t
     assert "compound_split_bleu" not in row
 
 
+def test_evaluation_counts_what_is_wrong_in_form(
+    bundle_path: Path, points_file: Path, test_set: Path
+) -> None:
+    """On request the rows hold counts of degenerate output and of what was lost; otherwise they do not."""
+    _profile(bundle_path, points_file=points_file)
+    (row,) = evaluate_bundle(bundle_path, test_set, ["wide"], EvaluateOptions(beam_size=1, check_output=True))
+    assert row["num_final_marks"] == row["num_initial_cases"] == row["num_sentences"] == 6
+    assert row["num_repetition"] + row["num_too_long"] > 0  # random weights ramble
+    assert row["num_final_marks_lost"] > 0
+    (row,) = evaluate_bundle(bundle_path, test_set, ["wide"], EvaluateOptions(beam_size=1, limit=2))
+    assert "num_repetition" not in row
+
+
 # --- what an evaluation leaves ---
 
 
@@ -237,9 +251,9 @@ def test_length_penalty(
     _profile(bundle_path, points_file=points_file)
     asked: list[float] = []
 
-    def translate_all(_translator, _sub, sources, options, _progress) -> list[str]:
+    def translate_all(_translator, _sub, sources, options, _progress) -> list[SentenceTranslation]:
         asked.append(options.length_penalty)
-        return list(sources)
+        return [SentenceTranslation(source, (), (), ()) for source in sources]
 
     monkeypatch.setattr(commands, "translate_all", translate_all)
     rows = [
@@ -257,7 +271,7 @@ def test_files_are_written_after_every_point(
     options = EvaluateOptions(beam_size=1, limit=2, csv=tmp_path / "s.csv", markdown=tmp_path / "s.md")
     real = commands.translate_all
 
-    def interrupted_at_the_second(*arguments: Any) -> list[str]:
+    def interrupted_at_the_second(*arguments: Any) -> list[SentenceTranslation]:
         if options.csv and options.csv.exists():
             raise KeyboardInterrupt
         return real(*arguments)

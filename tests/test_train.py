@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -13,16 +14,20 @@ from typing import Any
 
 import pytest
 import torch
+from rich.console import Console
 from safetensors.torch import load_file, save_file
 
 from dynhat_runtime import cli
-from dynhat_runtime.decoding.tokenizer import SentencePieceTokenizer
+from dynhat_runtime.decoding.tokenizer import SentencePieceTokenizer, train_tokenizer
 from dynhat_runtime.errors import TrainingError
 from dynhat_runtime.offline.data import Batch
+from dynhat_runtime.offline.prepare import prepare
+from dynhat_runtime.offline.prepared_data import PreparedData
 from dynhat_runtime.offline.recipe import Recipe
 from dynhat_runtime.offline.run_folder import RunFolder, average_weights
-from dynhat_runtime.offline.train import load_corpora, pick_device, train, training_batches
+from dynhat_runtime.offline.train import pick_device, train
 from dynhat_runtime.offline.trainer import Trainer, UpdateReport
+from dynhat_runtime.offline.training_data import load_corpora, training_batches
 from tests.toy_text import VOCAB_SIZE, toy_pairs, toy_tokenizer_model, write_pairs
 from tests.toy_training import as_toml, toy_fields, toy_recipe, write_toy_data
 
@@ -267,8 +272,8 @@ def test_truncated_corpus_is_named(tmp_path: Path) -> None:
 
 def test_too_little_text_for_the_vocabulary(tmp_path: Path) -> None:
     """A vocabulary that the text cannot fill is refused with the value and the tokenizer's reason."""
-    write_pairs(tmp_path / "train.tsv.gz", toy_pairs(3))
-    write_pairs(tmp_path / "dev.tsv.gz", toy_pairs(3))
+    write_pairs(tmp_path / "train.tsv.gz", toy_pairs(3, seed=1))
+    write_pairs(tmp_path / "dev.tsv.gz", toy_pairs(3, seed=2))
     with pytest.raises(TrainingError, match=r"vocab_size=2000 .*too high") as raised:
         _train(toy_recipe(data={"vocab_size": 2000}), tmp_path, tmp_path / "run")
     assert "\n" not in str(raised.value)
@@ -288,26 +293,98 @@ def test_device_that_is_not_there(name: str) -> None:
         pick_device(name)
 
 
+# --- prepared data ---
+
+
+def test_prepared_elsewhere_is_as_good(whole_run: RunFolder, data_dir: Path, tmp_path: Path) -> None:
+    """A run on data that was prepared before, without the text, ends bit for bit like one that prepares its own."""
+    data = prepare(
+        toy_recipe().data,
+        data_dir,
+        tmp_path / "prepared",
+        tokenizer=whole_run.tokenizer,
+        console=Console(quiet=True),
+    )
+    run = train(toy_recipe(), None, tmp_path / "run", prepared=data.path, device_name="cpu")
+    _assert_same_end(run, whole_run)
+    assert run.data_manifest.read_bytes() == whole_run.data_manifest.read_bytes()
+    assert not run.prepared.exists()
+
+
+def test_resuming_needs_no_text(whole_run: RunFolder, data_dir: Path, tmp_path: Path) -> None:
+    """A run that prepared its own data goes on without the text; one without any data says what to give."""
+    run_dir = tmp_path / "run"
+    shutil.copytree(whole_run.path, run_dir)
+    before = (run_dir / "last.pt").read_bytes()
+    train(toy_recipe(), None, run_dir, device_name="cpu")
+    assert (run_dir / "last.pt").read_bytes() == before
+    with pytest.raises(TrainingError, match=r"no data: give --data-dir with the text, or --prepared"):
+        train(toy_recipe(), None, tmp_path / "new", device_name="cpu")
+
+
+def test_data_of_another_recipe_is_refused(whole_run: RunFolder, tmp_path: Path) -> None:
+    """Prepared data is trained on with the recipe it was prepared with, but for weights; the difference is named."""
+    corpora = [{"file": "train.tsv.gz", "weight": 2.0}]
+    weighted = toy_recipe(data={"corpora": corpora}, optimizer={"max_updates": 1})
+    train(weighted, None, tmp_path / "weighted", prepared=whole_run.prepared, device_name="cpu")
+    longer = toy_recipe(data={"max_tokens_per_sentence": 30})
+    with pytest.raises(TrainingError, match=r"data\.max_tokens_per_sentence=60 \(not 30\)"):
+        train(longer, None, tmp_path / "longer", prepared=whole_run.prepared, device_name="cpu")
+
+
+def test_run_keeps_its_tokenizer(whole_run: RunFolder, tmp_path: Path) -> None:
+    """A run that began with one vocabulary is not continued on data made with another."""
+    run_dir = _new_run(tmp_path / "run")
+    other = train_tokenizer([side for pair in toy_pairs(200, seed=9) for side in pair], VOCAB_SIZE)
+    (run_dir / "tokenizer.model").write_bytes(other)
+    with pytest.raises(TrainingError, match="another tokenizer"):
+        train(toy_recipe(), None, run_dir, prepared=whole_run.prepared, device_name="cpu")
+
+
+def _begun_without_cleaning(run: RunFolder) -> None:
+    """Make a run folder look like one of a version that did not clean."""
+    content = json.loads(run.recipe.read_text())
+    del content["data"]["cleaning"], content["data"]["held_out"]
+    run.recipe.write_text(json.dumps(content))
+    shutil.rmtree(run.prepared)
+    run.data_manifest.unlink()
+
+
+def test_run_from_before_cleaning_goes_on(data_dir: Path, tmp_path: Path) -> None:
+    """A run of a version that did not clean is refused with the remedy, and with it goes on to the same end."""
+    raw = toy_recipe(data={"cleaning": {"filters": [], "normalise": False}})
+    whole = _train(raw, data_dir, _new_run(tmp_path / "whole"))
+    run_dir = _new_run(tmp_path / "run")
+    half = _train(raw.with_budget(3), data_dir, run_dir)
+    (half.recipe).write_text(raw.model_dump_json())
+    _begun_without_cleaning(half)
+    with pytest.raises(TrainingError, match=r"\[data\.cleaning\] filters = \[\], normalise = false"):
+        _train(toy_recipe(), data_dir, run_dir)
+    _train(raw, data_dir, run_dir)
+    assert [file.stem for file in half.weights()] == ["update_00000003", "update_00000006"]
+    assert whole.data_manifest.read_bytes() == half.data_manifest.read_bytes()
+
+
 # --- batches of a run ---
 
 
-def _token_batches(run: RunFolder, data_dir: Path, count: int, **where: int) -> list[list[list[list[int]]]]:
+def _token_batches(run: RunFolder, count: int, **where: int) -> list[list[list[list[int]]]]:
     recipe = toy_recipe()
-    corpus, weights, _ = load_corpora(recipe, data_dir, run)
+    corpus, weights, _ = load_corpora(recipe, PreparedData.open(run.prepared))
     stream = training_batches(recipe, corpus, weights, **where)
     return [[batch.src_BS.tolist() for batch in next(stream)] for _ in range(count)]
 
 
-def test_skipping_is_as_good_as_doing(whole_run: RunFolder, data_dir: Path) -> None:
+def test_skipping_is_as_good_as_doing(whole_run: RunFolder) -> None:
     """The stream from update 30 on, in a later epoch, is the tail of the stream from the start."""
-    whole = _token_batches(whole_run, data_dir, 40, skip=0, rank=0, world_size=1)
-    assert whole[30:] == _token_batches(whole_run, data_dir, 10, skip=30, rank=0, world_size=1)
+    whole = _token_batches(whole_run, 40, skip=0, rank=0, world_size=1)
+    assert whole[30:] == _token_batches(whole_run, 10, skip=30, rank=0, world_size=1)
 
 
-def test_processes_share_each_update(whole_run: RunFolder, data_dir: Path) -> None:
+def test_processes_share_each_update(whole_run: RunFolder) -> None:
     """Two processes together see the batches that one sees, none twice."""
-    whole = _token_batches(whole_run, data_dir, 10, skip=0, rank=0, world_size=1)
-    first, second = (_token_batches(whole_run, data_dir, 10, skip=0, rank=r, world_size=2) for r in (0, 1))
+    whole = _token_batches(whole_run, 10, skip=0, rank=0, world_size=1)
+    first, second = (_token_batches(whole_run, 10, skip=0, rank=r, world_size=2) for r in (0, 1))
     assert [[a[0], b[0]] for a, b in zip(first, second, strict=True)] == whole
 
 

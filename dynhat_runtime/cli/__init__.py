@@ -5,7 +5,7 @@ from dynhat_runtime.cli import configuration  # isort: skip
 from dynhat_runtime.cli import tracing  # isort: skip
 from dynhat_runtime.cli import installing  # isort: skip
 from dynhat_runtime.cli import training  # isort: skip  # first what runs, then the design time in its order
-from dynhat_runtime.cli import measuring, searching
+from dynhat_runtime.cli import measuring, quality, searching
 from dynhat_runtime.cli.root import app
 
 __all__ = [
@@ -14,6 +14,7 @@ __all__ = [
     "installing",
     "main",
     "measuring",
+    "quality",
     "run_time",
     "searching",
     "tracing",

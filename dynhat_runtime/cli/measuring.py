@@ -250,6 +250,13 @@ def evaluate(
     compound_split: Annotated[
         bool, typer.Option("--compound-split", help="Also HAT's BLEU: Moses words, compounds split.")
     ] = False,
+    check_output: Annotated[
+        bool,
+        typer.Option(
+            "--check-output",
+            help="Also count loops, empty output, numbers and names lost, final marks and initial case changed.",
+        ),
+    ] = False,
     csv: Annotated[Path | None, typer.Option(help="Write the scores here, after every point.")] = None,
     markdown: Annotated[
         Path | None, typer.Option(help="Write a table for people here, after every point.")
@@ -262,6 +269,7 @@ def evaluate(
     Example:
       dynhat evaluate --test data/test/tatoeba_test.tsv.gz --point l6
       dynhat evaluate --test newstest2014.tsv.gz --compound-split --csv scores.csv --markdown scores.md
+      dynhat evaluate --test data/test/tatoeba_test.tsv.gz --check-output --json
     """
     need_offline()
     from dynhat_runtime.offline.commands import EvaluateOptions, evaluate_bundle
@@ -271,6 +279,7 @@ def evaluate(
         length_penalty=length_penalty,
         limit=limit,
         compound_split=compound_split,
+        check_output=check_output,
         csv=csv,
         markdown=markdown,
     )
@@ -287,6 +296,10 @@ def evaluate(
     for signature in ("bleu_signature", "chrf_signature", "compound_split_bleu_signature"):
         if signature in rows[0]:
             typer.echo(rows[0][signature])
+    if check_output:
+        from dynhat_runtime.offline.score_sheet import COUNTS_LEGEND, counts_table
+
+        typer.echo("\n".join(("", *counts_table(rows), "", COUNTS_LEGEND)))
 
 
 @app.command()

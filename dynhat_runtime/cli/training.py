@@ -1,4 +1,4 @@
-"""Commands that make models (extra [offline]): train, export, import, convert, make a shortlist.
+"""Commands that make models (extra [offline]): prepare data, train, export, import, convert, make a shortlist.
 
 Imports nothing heavy until a command needs it, so that help and a refused option come at once.
 """
@@ -10,9 +10,18 @@ from typing import Annotated
 
 import typer
 
-from dynhat_runtime.cli.root import BundleOption, app, bundle_path, need_offline
+from dynhat_runtime.cli.root import BundleOption, JsonOption, app, bundle_path, need_offline
 
 DataDirOption = Annotated[Path, typer.Option(help="Folder below which the recipe's text files lie.")]
+TrainDataDirOption = Annotated[
+    Path | None,
+    typer.Option(
+        "--data-dir", help="The same; the run prepares its own data of it, unless --prepared is given."
+    ),
+]
+PreparedOption = Annotated[
+    Path | None, typer.Option(help="Folder that 'dynhat prepare-data' made with this recipe.")
+]
 RunDirOption = Annotated[Path, typer.Option(help="Folder of this training run; it is resumed if it exists.")]
 RecipeArgument = Annotated[Path, typer.Argument(help="Training recipe, a TOML file.")]
 SubTransformerOption = Annotated[
@@ -29,11 +38,49 @@ MaxUpdatesOption = Annotated[
 ]
 
 
+@app.command("prepare-data")
+def prepare_data(
+    recipe: RecipeArgument,
+    data_dir: DataDirOption,
+    out: Annotated[Path, typer.Option(help="Folder to make, or to finish.")],
+    tokenizer: Annotated[
+        Path | None,
+        typer.Option(help="Sentencepiece model to use; without it one is trained on the clean text."),
+    ] = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Clean, normalise and tokenise a recipe's text, and say what each filter removed. Ctrl-C, and the same goes on.
+
+    The same text and recipe give the same bytes. Filters and their bounds: [data.cleaning] of the recipe. The folder is
+    small enough to travel to another machine, where 'dynhat train --prepared' needs no text.
+
+    \b
+    Example:
+      dynhat prepare-data recipes/en-de.toml --data-dir data --out prepared/en-de
+      dynhat train recipes/en-de.toml --prepared prepared/en-de --run-dir runs/en-de
+    """
+    need_offline()
+    from rich.console import Console
+
+    from dynhat_runtime.offline.preparation_report import as_markdown
+    from dynhat_runtime.offline.prepare import prepare
+    from dynhat_runtime.offline.recipe import Recipe
+
+    prepared = prepare(
+        Recipe.load(recipe).data, data_dir, out, tokenizer=tokenizer, console=Console(stderr=True)
+    )
+    typer.echo(
+        prepared.manifest.model_dump_json(indent=1) if as_json else as_markdown(prepared.manifest), nl=as_json
+    )
+    typer.echo(f"{out} is ready: train with 'dynhat train --prepared {out}'", err=True)
+
+
 @app.command()
 def train(
     recipe: RecipeArgument,
-    data_dir: DataDirOption,
     run_dir: RunDirOption,
+    data_dir: TrainDataDirOption = None,
+    prepared: PreparedOption = None,
     device: Annotated[
         str | None, typer.Option(help="cpu, cuda:0 ...; without it CUDA if there is any.")
     ] = None,
@@ -57,6 +104,7 @@ def train(
     \b
     Example:
       dynhat train recipes/en-de.toml --data-dir data --run-dir runs/en-de
+      dynhat train recipes/en-de.toml --prepared prepared/en-de --run-dir runs/en-de
       torchrun --nproc-per-node 2 -m dynhat_runtime train recipes/en-de.toml \\
         --data-dir data --run-dir runs/en-de --num-threads 1
       dynhat train recipes/en-de.toml --data-dir data --run-dir runs/l3 --subtransformer l3
@@ -73,7 +121,7 @@ def train(
     asked = recipe_to_run(
         recipe, point_id=subtransformer, bundle=bundle, points_file=points_file, max_updates=max_updates
     )
-    run = train_run(asked, data_dir, run_dir, device_name=device, start_from=start_from)
+    run = train_run(asked, data_dir, run_dir, prepared=prepared, device_name=device, start_from=start_from)
     typer.echo(f"saved in {run.path}; make a bundle with 'dynhat export'", err=True)
 
 

@@ -73,7 +73,7 @@ def judge(
         return "too_long"
     if len(src_tokens) >= MIN_SHORTENED_TOKENS and len(tgt_tokens) < MIN_TARGET_RATIO * len(src_tokens):
         return "too_short"
-    if _is_copied(source, translation):
+    if is_copied(source, translation):
         return "copied"
     return None
 
@@ -104,8 +104,8 @@ def _lacks_variety(src_tokens: Sequence[int], tgt_tokens: Sequence[int]) -> bool
     return variety < MIN_VARIETY and variety < 0.6 * len(set(src_tokens)) / len(src_tokens)
 
 
-def _is_copied(source: str, translation: str) -> bool:
-    """Rule 6."""
+def is_copied(source: str, translation: str) -> bool:
+    """Rule 6; also what cleaning takes for a training pair that is not translated."""
     words = [word for word in map(_bare, source.split()) if _is_common(word)]
     if len(words) < MIN_COPIED_WORDS:
         return False

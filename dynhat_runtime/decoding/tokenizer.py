@@ -149,7 +149,7 @@ def train_tokenizer(sentences: Iterable[str], vocab_size: int, *, max_sentences:
     Args:
         sentences: Training text of both languages.
         vocab_size: Number of pieces, the 4 special tokens and 256 bytes included.
-        max_sentences: Upper bound on the sentences read into memory.
+        max_sentences: Upper bound on the sentences read into memory; of more, as many are drawn, others every time.
 
     Returns:
         The serialised model.

@@ -26,10 +26,11 @@ from dynhat_runtime.offline.evaluate import (
     score,
     translate_all,
 )
-from dynhat_runtime.offline.evaluation_progress import EvaluationProgress
+from dynhat_runtime.offline.evaluation_progress import EvaluationJob, EvaluationProgress
 from dynhat_runtime.offline.figure_cache import FigureCache
 from dynhat_runtime.offline.hat_bundle import ImportOptions, import_checkpoints
 from dynhat_runtime.offline.import_hat import space_from_hat_yaml
+from dynhat_runtime.offline.output_counts import count_output
 from dynhat_runtime.offline.point_files import (
     YAML_ENDINGS,
     points_from_any,
@@ -264,6 +265,7 @@ class EvaluateOptions:
         length_penalty: Without it the bundle's own.
         limit: Only the first so many sentences.
         compound_split: Also HAT's BLEU.
+        check_output: Also how often the output is wrong in form.
         csv: File that gets the rows, after every point.
         markdown: File that gets a table for people, after every point.
     """
@@ -272,6 +274,7 @@ class EvaluateOptions:
     length_penalty: float | None = None
     limit: int | None = None
     compound_split: bool = False
+    check_output: bool = False
     csv: Path | None = None
     markdown: Path | None = None
 
@@ -301,11 +304,13 @@ def evaluate_bundle(
     search = BeamOptions(beam_size=options.beam_size, length_penalty=penalty)
     sources, targets = [source for source, _ in pairs], [target for _, target in pairs]
     rows: list[dict[str, Any]] = []
-    with EvaluationProgress([table.reference_latency_ms(point) for point in points], len(pairs)) as progress:
+    jobs = [EvaluationJob(point.id, table.reference_latency_ms(point), len(pairs)) for point in points]
+    with EvaluationProgress(jobs) as progress:
         for point in points:
-            progress.begin(point.id)
+            progress.begin()
             sub = super_transformer.point(point)
-            translations = translate_all(translator, sub, sources, search, progress.advance)
+            outputs = translate_all(translator, sub, sources, search, progress.advance)
+            translations = [output.text for output in outputs]
             row = {
                 "id": point.id,
                 "beam_size": options.beam_size,
@@ -315,6 +320,9 @@ def evaluate_bundle(
                 row["compound_split_bleu"], row["compound_split_bleu_signature"] = compound_split_bleu(
                     translations, targets, bundle.tgt_lang, _name_of(test)
                 )
+            if options.check_output:
+                faults = [output.fault for output in outputs]
+                row |= asdict(count_output(sources, targets, translations, faults))
             row |= {"length_penalty": penalty, "latency_ms": table.reference_latency_ms(point)}
             rows.append(row)
             if options.csv is not None:

@@ -1,87 +1,37 @@
-"""Parallel text: reading, filtering, tokenising and batching, all deterministic.
+"""Tokenised pairs, and how they are cut into batches; deterministic. Reads no text and cleans none.
 
-Files are gzipped TSV, one pair per line: source, tab, target. An epoch is drawn from weighted corpora, sorted
-into buckets of similar length and cut into batches of bounded size; the same seed and epoch give the same
-batches in any process.
+An epoch is drawn from weighted corpora, sorted into buckets of similar length and cut into batches of bounded
+size; the same seed and epoch give the same batches in any process.
 
 Shapes: B sentences, S source length, T target length.
 """
 
 from __future__ import annotations
 
-import gzip
-import hashlib
-import zipfile
-import zlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
+from itertools import chain
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from dynhat_runtime.decoding.tokenizer import EOS_ID, PAD_ID, SentencePieceTokenizer, Tokenizer
-from dynhat_runtime.errors import TrainingError
-from dynhat_runtime.offline.recipe import CorpusRecipe
+from dynhat_runtime.decoding.tokenizer import EOS_ID, PAD_ID, Tokenizer
+from dynhat_runtime.offline.parallel_text import Pair
 
-Pair = tuple[str, str]
-
-_OLD_SPELLINGS = (
-    ("daß", "dass"), ("Daß", "Dass"), ("muß", "muss"), ("Muß", "Muss"), ("mußt", "musst"), ("läßt", "lässt"),
-    ("Thür", "Tür"), ("thür", "tür"), ("Theil", "Teil"), ("theil", "teil"), ("Thal", "Tal"), ("Thier", "Tier"),
-    ("Thun", "Tun"), ("thun", "tun"), ("that ", "tat "), ("seyn", "sein"), ("seyd", "seid"), ("giebt", "gibt"),
-    ("wußt", "wusst"), ("müßt", "müsst"), ("gewiß", "gewiss"), ("Gewiß", "Gewiss"), ("Fluß", "Fluss"),
-    ("Schloß", "Schloss"), ("laßt", "lasst"), ("Laßt", "Lasst"), ("bißchen", "bisschen"), ("Kuß", "Kuss"),
-    ("häßlich", "hässlich"), ("faßt", "fasst"), ("Roth", "Rot"), ("roth", "rot"), ("Noth", "Not"), ("noth", "not"),
-)  # fmt: skip
-
-
-def modern_spelling(german: str) -> str:
-    """Common spellings from before 1996 (and 1901) in today's form."""
-    for old, new in _OLD_SPELLINGS:
-        german = german.replace(old, new)
-    return german
-
-
-def read_pairs(path: Path) -> Iterator[Pair]:
-    """Pairs of one gzipped TSV file.
-
-    Raises:
-        TrainingError: The file cannot be read, or a line has not exactly two columns.
-    """
-    try:
-        with gzip.open(path, "rt", encoding="utf-8") as lines:
-            for number, line in enumerate(lines, start=1):
-                columns = line.rstrip("\n").split("\t")
-                if len(columns) != 2:
-                    raise TrainingError(
-                        f"{path}:{number}: {len(columns)} columns; each line needs source, tab, target"
-                    )
-                yield columns[0], columns[1]
-    except (OSError, EOFError, UnicodeDecodeError, zlib.error) as error:
-        raise TrainingError(
-            f"{path}: cannot be read as gzipped UTF-8 TSV ({error}): give --data-dir its folder"
-        ) from error
-
-
-def read_corpus(data_dir: Path, corpus: CorpusRecipe) -> Iterator[Pair]:
-    """Pairs of one corpus after its recipe's filters."""
-    for source, target in read_pairs(data_dir / corpus.file):
-        num_words = (len(source.split()), len(target.split()))
-        if min(num_words) == 0 or max(num_words) > corpus.max_words:
-            continue
-        yield source, modern_spelling(target) if corpus.modernise_spelling else target
+Ids = npt.NDArray[np.integer[Any]]
+"""Token ids in any width: prepared data keeps 16 bits, a batch has 64."""
 
 
 @dataclass(frozen=True, slots=True)
 class TokenisedCorpus:
     """Piece ids of many pairs in flat arrays; sequence i is `ids[offsets[i]:offsets[i + 1]]`, eos included."""
 
-    src_ids: npt.NDArray[np.int32]
+    src_ids: Ids
     src_offsets: npt.NDArray[np.int64]
-    tgt_ids: npt.NDArray[np.int32]
+    tgt_ids: Ids
     tgt_offsets: npt.NDArray[np.int64]
 
     def __len__(self) -> int:
@@ -97,11 +47,11 @@ class TokenisedCorpus:
         """Target lengths in tokens, eos included."""
         return np.diff(self.tgt_offsets)
 
-    def source(self, index: int) -> npt.NDArray[np.int32]:
+    def source(self, index: int) -> Ids:
         """Source token ids of one pair, ending in eos."""
         return self.src_ids[self.src_offsets[index] : self.src_offsets[index + 1]]
 
-    def target(self, index: int) -> npt.NDArray[np.int32]:
+    def target(self, index: int) -> Ids:
         """Target token ids of one pair, ending in eos."""
         return self.tgt_ids[self.tgt_offsets[index] : self.tgt_offsets[index + 1]]
 
@@ -125,64 +75,17 @@ def tokenise(pairs: Sequence[Pair], tokenizer: Tokenizer, max_tokens: int) -> To
     sources = tokenizer.encode_batch([source for source, _ in pairs])
     targets = tokenizer.encode_batch([target for _, target in pairs])
     kept = [
-        (np.array([*src, EOS_ID], np.int32), np.array([*tgt, EOS_ID], np.int32))
+        ([*src, EOS_ID], [*tgt, EOS_ID])
         for src, tgt in zip(sources, targets, strict=True)
         if src and tgt and max(len(src), len(tgt)) < max_tokens
     ]
-    empty = np.empty(0, np.int32)
+    src_rows, tgt_rows = [src for src, _ in kept], [tgt for _, tgt in kept]
     return TokenisedCorpus(
-        np.concatenate([src for src, _ in kept]) if kept else empty,
-        np.cumsum([0] + [len(src) for src, _ in kept]),
-        np.concatenate([tgt for _, tgt in kept]) if kept else empty,
-        np.cumsum([0] + [len(tgt) for _, tgt in kept]),
+        np.fromiter(chain.from_iterable(src_rows), np.int32),
+        np.cumsum([0, *map(len, src_rows)]),
+        np.fromiter(chain.from_iterable(tgt_rows), np.int32),
+        np.cumsum([0, *map(len, tgt_rows)]),
     )
-
-
-def tokenised_corpus(
-    data_dir: Path, corpus: CorpusRecipe, tokenizer_path: Path, max_tokens: int, cache_dir: Path
-) -> TokenisedCorpus:
-    """One corpus in tokens, kept on disk so that a resumed training starts at once.
-
-    Raises:
-        TrainingError: The corpus or the tokens kept of it cannot be read.
-    """
-    key = hashlib.sha256(f"{corpus.model_dump_json(exclude={'weight'})}|{max_tokens}|".encode())
-    key.update(tokenizer_path.read_bytes())
-    key.update(_content(data_dir / corpus.file))
-    cached = cache_dir / f"{Path(corpus.file).name.split('.')[0]}-{key.hexdigest()[:16]}.npz"
-    if cached.exists():
-        return _read_tokens(cached)
-    tokens = tokenise(
-        list(read_corpus(data_dir, corpus)), SentencePieceTokenizer.load(tokenizer_path), max_tokens
-    )
-    cache_dir.mkdir(parents=True, exist_ok=True)
-    partial = cached.with_suffix(".partial.npz")
-    np.savez(
-        partial,
-        src_ids=tokens.src_ids,
-        src_offsets=tokens.src_offsets,
-        tgt_ids=tokens.tgt_ids,
-        tgt_offsets=tokens.tgt_offsets,
-    )
-    partial.replace(cached)
-    return tokens
-
-
-def _content(path: Path) -> bytes:
-    try:
-        return path.read_bytes()
-    except OSError as error:
-        raise TrainingError(
-            f"{path}: cannot be read ({error.strerror}): give --data-dir its folder"
-        ) from error
-
-
-def _read_tokens(path: Path) -> TokenisedCorpus:
-    try:
-        with np.load(path) as arrays:
-            return TokenisedCorpus(**arrays)
-    except (OSError, EOFError, ValueError, TypeError, zipfile.BadZipFile, zlib.error) as error:
-        raise TrainingError(f"{path}: holds no tokens ({error}): remove it") from error
 
 
 @dataclass(frozen=True, slots=True)

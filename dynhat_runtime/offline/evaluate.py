@@ -12,11 +12,12 @@ import torch
 from dynhat_runtime.decoding.beam_search import BeamOptions
 from dynhat_runtime.decoding.moses_bpe import AT_MARK, moses_words
 from dynhat_runtime.decoding.tokenizer import Tokenizer
-from dynhat_runtime.decoding.translator import Translator
+from dynhat_runtime.decoding.translator import SentenceTranslation, Translator
 from dynhat_runtime.design_space import SubTransformerConfig
 from dynhat_runtime.model.decodable import Decodable
 from dynhat_runtime.model.super_transformer import SuperTransformer
-from dynhat_runtime.offline.data import Batch, Pair, padded_batches, read_pairs, tokenise
+from dynhat_runtime.offline.data import Batch, padded_batches, tokenise
+from dynhat_runtime.offline.parallel_text import Pair, read_pairs
 from dynhat_runtime.offline.trainer import evaluate_loss
 
 BATCH_SENTENCES = 64
@@ -54,17 +55,16 @@ def translate_all(
     sources: Sequence[str],
     options: BeamOptions,
     progress: Callable[[int], None] = lambda _: None,
-) -> list[str]:
+) -> list[SentenceTranslation]:
     """Translate test sentences in batches of similar length; `progress` hears how many are done."""
     order = sorted(range(len(sources)), key=lambda i: len(sources[i]))
-    translations = [""] * len(sources)
+    translations: dict[int, SentenceTranslation] = {}
     for begin in range(0, len(order), BATCH_SENTENCES):
         indices = order[begin : begin + BATCH_SENTENCES]
         outputs = translator.translate(sub, [sources[i] for i in indices], options)
-        for i, output in zip(indices, outputs, strict=True):
-            translations[i] = output.text
+        translations.update(zip(indices, outputs, strict=True))
         progress(begin + len(indices))
-    return translations
+    return [translations[i] for i in range(len(sources))]
 
 
 def score(translations: Sequence[str], references: Sequence[str], test_set: str) -> Scores:

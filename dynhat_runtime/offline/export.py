@@ -6,11 +6,14 @@ import json
 from pathlib import Path
 from typing import Any
 
+from pydantic import ValidationError
+
 from dynhat_runtime import __version__
 from dynhat_runtime.decoding.tokenizer import SentencePieceTokenizer
 from dynhat_runtime.errors import BundleError, TrainingError
 from dynhat_runtime.model.checkpoint import SENTENCEPIECE_MODEL, Bundle, write_bundle
 from dynhat_runtime.model.super_transformer import SuperTransformer
+from dynhat_runtime.offline.prepared_data import PreparedManifest
 from dynhat_runtime.offline.recipe import Recipe
 from dynhat_runtime.offline.run_folder import RunFolder, average_weights, check_recipe
 from dynhat_runtime.offline.trainer import spec_of
@@ -63,13 +66,45 @@ def training_record(recipe: Recipe, run: RunFolder, files: list[Path]) -> dict[s
         **({} if started is None else {"started_from": started}),
         "updates": last_update,
         "target_tokens_seen": dev[-1]["num_tokens_seen"],
+        "hours": dev[-1].get("hours"),
         "checkpoints_averaged": [file.stem for file in files],
         "seed": recipe.loop.seed,
         "dev_set": [corpus.file for corpus in recipe.data.dev],
         "dev_loss": {key: value for key, value in dev[-1].items() if key.startswith("dev_")},
-        "dev_loss_history": [
-            {key: row[key] for key in ("update", "dev_nll_largest", "dev_nll_smallest")} for row in dev
+        "dev_loss_history": [{key: row[key] for key in HISTORY_FIELDS if key in row} for row in dev],
+        "data": [
+            {**corpus.model_dump(), **counts}
+            for corpus, counts in zip(recipe.data.corpora, _data_counts(run, recipe), strict=True)
         ],
-        "data": [corpus.model_dump() for corpus in recipe.data.corpora],
+        "cleaning": recipe.data.cleaning.model_dump(mode="json"),
         "recipe": recipe.model_dump(mode="json", exclude={"data"}),
     }
+
+
+HISTORY_FIELDS = ("update", "num_tokens_seen", "hours", "dev_nll_largest", "dev_nll_smallest")
+"""Of a validation, kept in the training record."""
+
+
+def _data_counts(run: RunFolder, recipe: Recipe) -> list[dict[str, Any]]:
+    """What stayed of each corpus, as its preparation counted; nothing of a run that is older than preparations.
+
+    Raises:
+        TrainingError: The run's manifest of its data cannot be read.
+    """
+    if not run.data_manifest.exists():
+        return [{} for _ in recipe.data.corpora]
+    try:
+        manifest = PreparedManifest.model_validate_json(run.data_manifest.read_bytes())
+    except (OSError, ValidationError) as error:
+        raise TrainingError(
+            f"{run.data_manifest}: cannot be read ({error}): train on, it is written anew"
+        ) from error
+    return [
+        {
+            "num_lines": record.num_lines,
+            "removed": record.removed,
+            "num_pairs": record.num_pairs,
+            "num_tgt_tokens": record.num_tgt_tokens,
+        }
+        for record in manifest.corpora
+    ]

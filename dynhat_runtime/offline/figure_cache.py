@@ -51,10 +51,14 @@ class FigureCache:
         Raises:
             SettingsError: The file cannot be written.
         """
-        key = hashlib.sha256(json.dumps(what, sort_keys=True, default=str).encode()).hexdigest()
+        key = _key(what)
         if key not in self._figures:
             self._keep(key, what, measure())
         return self._figures[key]
+
+    def has(self, what: Mapping[str, object]) -> bool:
+        """Whether nothing needs to be measured."""
+        return _key(what) in self._figures
 
     def _keep(self, key: str, what: Mapping[str, object], figures: Figures) -> None:
         self._figures[key] = figures
@@ -66,6 +70,10 @@ class FigureCache:
             self._ends_torn = False
         except OSError as error:
             raise SettingsError(f"{self._path}: cannot be written ({error.strerror})") from error
+
+
+def _key(what: Mapping[str, object]) -> str:
+    return hashlib.sha256(json.dumps(what, sort_keys=True, default=str).encode()).hexdigest()
 
 
 def file_sha256(path: Path) -> str:

@@ -11,7 +11,7 @@ from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
-from dynhat_runtime.offline.data import Pair
+from dynhat_runtime.offline.parallel_text import Pair
 from dynhat_runtime.text.language import LanguageProfile, ngrams
 
 SCALES = tuple(round(0.1 * step, 1) for step in range(1, 31))

@@ -22,8 +22,10 @@ from dynhat_runtime.errors import SettingsError, TrainingError, first_complaint
 from dynhat_runtime.model.checkpoint import Bundle
 from dynhat_runtime.model.shortlist import Shortlist, Tokens
 from dynhat_runtime.offline.alignment import EMPTY_WORD, TranslationTable, learn_translations
-from dynhat_runtime.offline.data import Pair, TokenisedCorpus, read_corpus, read_pairs, tokenise
-from dynhat_runtime.offline.recipe import CorpusRecipe, Recipe
+from dynhat_runtime.offline.cleaning import Cleaner
+from dynhat_runtime.offline.data import TokenisedCorpus, tokenise
+from dynhat_runtime.offline.parallel_text import Pair, read_pairs
+from dynhat_runtime.offline.recipe import CleaningRecipe, CorpusRecipe, Recipe
 
 NUM_PER_TOKEN = 50
 NUM_COMMON = 500
@@ -94,14 +96,21 @@ def make_shortlist(
             for both languages.
     """
     console = console or Console(stderr=True)
-    corpora = corpora_of(bundle) if recipe is None else Recipe.load(recipe).data.corpora
+    if recipe is None:
+        corpora, cleaning = corpora_of(bundle), CleaningRecipe()
+    else:
+        data = Recipe.load(recipe).data
+        corpora, cleaning = data.corpora, data.cleaning
+    cleaner = Cleaner(cleaning, (bundle.src_lang, bundle.tgt_lang))
     dev_pairs = None if dev is None else list(read_pairs(dev))
     tokenizer = tokenizer_of(bundle)
     if tokenizer.src_pieces() != tokenizer.tgt_pieces():
         raise SettingsError(f"{bundle.path}: has two vocabularies: a shortlist needs one for both languages")
     with Progress(console=console, disable=not console.is_terminal) as progress:
         task = progress.add_task("reading", total=1.0)
-        pairs = drawn_pairs(data_dir, corpora, options.seed, lambda f: progress.update(task, completed=f))
+        pairs = drawn_pairs(
+            data_dir, corpora, cleaner, options.seed, lambda f: progress.update(task, completed=f)
+        )
         progress.update(task, description="tokenising", completed=0.0)
         corpus = tokenise(pairs, tokenizer, bundle.manifest.max_src_tokens)
         if len(corpus) == 0:
@@ -146,10 +155,11 @@ def corpora_of(bundle: Bundle) -> tuple[CorpusRecipe, ...]:
 def drawn_pairs(
     data_dir: Path,
     corpora: Sequence[CorpusRecipe],
+    cleaner: Cleaner,
     seed: int,
     progress: Callable[[float], None] = lambda _fraction: None,
 ) -> list[Pair]:
-    """Pairs of all corpora, each as often as its weight says in expectation: what an epoch of training draws.
+    """Clean pairs of all corpora, each as often as its weight says in expectation: what an epoch of training draws.
 
     Raises:
         TrainingError: A corpus cannot be read.
@@ -157,7 +167,11 @@ def drawn_pairs(
     rng, pairs = np.random.default_rng(seed), list[Pair]()
     for number, corpus in enumerate(corpora, start=1):
         whole, rest = divmod(corpus.weight, 1)
-        for pair in read_corpus(data_dir, corpus):
+        for raw in read_pairs(data_dir / corpus.file):
+            pair = cleaner.formed(raw, corpus)
+            if cleaner.judge(pair, corpus) is not None:
+                continue
+            cleaner.remember(pair)
             pairs += [pair] * (int(whole) + int(rng.random() < rest))
         progress(number / len(corpora))
     return pairs

@@ -123,8 +123,8 @@ class PointScorer:
         def measure() -> Figures:
             with _bar(self._console, f"translating with {label}", len(sources)) as show:
                 sub = self.decoding.extract(config, precision, has_shortlist=has_shortlist)
-                translations = translate_all(self._translator, sub, sources, self._search, show)
-            found = score(translations, references, test.name.split(".")[0])
+                outputs = translate_all(self._translator, sub, sources, self._search, show)
+            found = score([output.text for output in outputs], references, test.name.split(".")[0])
             return {
                 "bleu": found.bleu,
                 "bleu_signature": f"{found.bleu_signature}|{beam}",

@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, get_args
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
@@ -24,6 +24,29 @@ Fraction = Annotated[float, Field(ge=0, le=1)]
 
 class _Section(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+FilterName = Literal["control_characters", "length_ratio", "copied", "duplicate", "overlap", "language"]
+FILTERS: tuple[FilterName, ...] = get_args(FilterName)
+
+
+class CleaningRecipe(_Section):
+    """Which training pairs are left out, beside empty and over-long ones. What each filter means: `cleaning.py`."""
+
+    filters: tuple[FilterName, ...] = FILTERS
+    """Those applied; none with `[]`."""
+    normalise: bool = True
+    """Unicode's composed form, one space between words, no invisible characters; dev text, too."""
+    max_length_ratio: Annotated[float, Field(ge=1)] = 2.2
+    """length_ratio: the longer side over the shorter, in characters ..."""
+    length_slack_characters: Annotated[int, Field(ge=0)] = 10
+    """... after so many are added to both, so that short texts have room."""
+    language_confidence: Annotated[float, Field(ge=0.5, le=1)] = 0.98
+    """language: how sure it has to be that a side is in the other language."""
+    min_language_words: Annotated[int, Field(gt=0)] = 3
+    """language: shorter texts are never judged."""
+    min_overlap_words: Annotated[int, Field(gt=0)] = 4
+    """overlap: shorter sentences may stand in the dev and test sets, too."""
 
 
 class CorpusRecipe(_Section):
@@ -47,6 +70,9 @@ class DataRecipe(_Section):
     max_tokens_per_sentence: Annotated[int, Field(gt=1)] = 100
     corpora: Annotated[tuple[CorpusRecipe, ...], Field(min_length=1)]
     dev: Annotated[tuple[CorpusRecipe, ...], Field(min_length=1)]
+    held_out: tuple[str, ...] = ()
+    """Files below the data folder, beside dev, whose sentences no training pair may share: the test sets."""
+    cleaning: CleaningRecipe = CleaningRecipe()
 
 
 class ModelRecipe(_Section):
@@ -224,6 +250,11 @@ class Recipe(_Section):
         changes = {"max_updates": max_updates, "num_warmup_updates": warmup}
         return self.model_copy(update={"optimizer": self.optimizer.model_copy(update=changes)})
 
+    def without_cleaning(self) -> Recipe:
+        """This recipe with the text as it is: only empty and over-long pairs are left out."""
+        raw = CleaningRecipe(filters=(), normalise=False)
+        return self.model_copy(update={"data": self.data.model_copy(update={"cleaning": raw})})
+
     @classmethod
     def load(cls, path: Path) -> Recipe:
         """Read a TOML recipe.
@@ -264,3 +295,27 @@ def recipe_toml(tables: Mapping[str, Any]) -> str:
     import tomli_w
 
     return tomli_w.dumps(tables)
+
+
+def dotted_fields(value: Any, free: frozenset[str], path: str = "") -> dict[str, Any]:
+    """Every field of a recipe's dump by its dotted path, without those called as in `free`."""
+    if isinstance(value, dict):
+        items = [(key, item) for key, item in value.items() if key not in free]
+    elif isinstance(value, list | tuple) and any(isinstance(item, dict) for item in value):
+        items = [(str(position), item) for position, item in enumerate(value)]
+    else:
+        return {path: value}
+    fields: dict[str, Any] = {}
+    for key, item in items:
+        fields.update(dotted_fields(item, free, f"{path}.{key}" if path else key))
+    return fields
+
+
+def differing_fields(before: BaseModel, now: BaseModel, free: frozenset[str]) -> dict[str, str]:
+    """Fields in which two recipes, or two of their sections, differ, each with both values in words."""
+    first, second = (dotted_fields(recipe.model_dump(), free) for recipe in (before, now))
+    return {
+        field: f"{field}={first.get(field)!r} (not {second.get(field)!r})"
+        for field in first | second
+        if first.get(field) != second.get(field)
+    }

@@ -1,9 +1,10 @@
 """The folder of one training run: what it holds, and how its state is saved, restored and averaged.
 
-`recipe.json` (what is computed here), `tokenizer.model`, `started_from.json` and `start.safetensors` (of a run that
-started from a bundle), `tokens/` (cached), `last.pt` (weights, optimiser,
-position), `weights/` (the last checkpoints, for averaging), `metrics.jsonl` and `loss.png`. Everything is written to
-a temporary name first, so that an interruption leaves the previous state whole.
+`recipe.json` (what is computed here), `tokenizer.model`, `data.json` (the manifest of the prepared data), `prepared/`
+(the data itself, where the run prepared it), `started_from.json` and `start.safetensors` (of a run that started from
+a bundle), `last.pt` (weights, optimiser, position), `weights/` (the last checkpoints, for averaging),
+`metrics.jsonl` and `loss.png`. Everything is written to a temporary name first, so that an interruption leaves the
+previous state whole.
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
 from dynhat_runtime.errors import DesignSpaceError, TrainingError, first_complaint
-from dynhat_runtime.offline.recipe import Recipe
+from dynhat_runtime.offline.recipe import Recipe, differing_fields
 from dynhat_runtime.offline.trainer import Trainer
 
 
@@ -41,6 +42,16 @@ class RunFolder:
     def tokenizer(self) -> Path:
         """Trained sentencepiece model."""
         return self.path / "tokenizer.model"
+
+    @property
+    def prepared(self) -> Path:
+        """Prepared data, where the run made its own."""
+        return self.path / "prepared"
+
+    @property
+    def data_manifest(self) -> Path:
+        """The manifest of the data that the run is trained on."""
+        return self.path / "data.json"
 
     @property
     def last(self) -> Path:
@@ -105,8 +116,9 @@ def keep_recipe(run: RunFolder, recipe: Recipe) -> None:
 def check_recipe(run: RunFolder, recipe: Recipe) -> None:
     """Refuse a run that was begun with another recipe: its weights would be of neither.
 
-    Rules: (1) a folder without a recipe, of a version that wrote none, is taken at its word. (2) Where weights are,
-    every field counts that they depend on. (3) Where only a tokenizer is, the data that it was trained on counts.
+    Rules: (1) a folder without a recipe, of a version that wrote none, is taken at its word. (2) A recipe without
+    cleaning, of a version that did not clean, means none. (3) Where weights are, every field counts that they depend
+    on. (4) Where only a tokenizer is, the data that it was trained on counts.
 
     Raises:
         TrainingError: Naming the fields and both values.
@@ -118,37 +130,21 @@ def check_recipe(run: RunFolder, recipe: Recipe) -> None:
     except (OSError, ValidationError, DesignSpaceError) as error:
         reason = first_complaint(error) if isinstance(error, ValidationError) else str(error)
         raise TrainingError(f"{run.recipe}: cannot be read ({reason}): use another --run-dir") from error
-    before, now = _fields(begun_with.model_dump()), _fields(recipe.model_dump())
+    hint = ""
+    if "cleaning" not in begun_with.data.model_fields_set:
+        begun_with = begun_with.without_cleaning()
+        hint = " (it was begun without cleaning: [data.cleaning] filters = [], normalise = false)"
     is_trained = run.has_trained()
-    counted = [
-        field
-        for field in before | now
-        if is_trained or (field.startswith("data.") and run.tokenizer.exists())
-    ]
     differences = [
-        f"{field}={before.get(field)!r} (not {now.get(field)!r})"
-        for field in counted
-        if before.get(field) != now.get(field)
+        difference
+        for field, difference in differing_fields(begun_with, recipe, FREE_FIELDS).items()
+        if is_trained or (field.startswith("data.") and run.tokenizer.exists())
     ]
     if differences:
         raise TrainingError(
             f"{run.path} was begun with {', '.join(differences)}: "
-            "give the recipe and options it was begun with, or another --run-dir"
+            f"give the recipe and options it was begun with{hint}, or another --run-dir"
         )
-
-
-def _fields(value: Any, path: str = "") -> dict[str, Any]:
-    """Every field that weights depend on, by its dotted path."""
-    if isinstance(value, dict):
-        items = [(key, item) for key, item in value.items() if key not in FREE_FIELDS]
-    elif isinstance(value, list | tuple) and any(isinstance(item, dict) for item in value):
-        items = [(str(position), item) for position, item in enumerate(value)]
-    else:
-        return {path: value}
-    fields: dict[str, Any] = {}
-    for key, item in items:
-        fields.update(_fields(item, f"{path}.{key}" if path else key))
-    return fields
 
 
 @contextlib.contextmanager

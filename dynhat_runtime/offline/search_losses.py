@@ -34,11 +34,11 @@ from dynhat_runtime.offline.data import (
     Batch,
     TokenisedCorpus,
     padded_batches,
-    read_pairs,
     tokenise,
 )
 from dynhat_runtime.offline.figure_cache import file_sha256
 from dynhat_runtime.offline.loss_cache import LossCache, LossKey, MeasuredLoss
+from dynhat_runtime.offline.parallel_text import read_pairs
 from dynhat_runtime.offline.trainer import evaluate_loss
 
 LABEL_SMOOTHING = 0.1

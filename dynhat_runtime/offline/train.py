@@ -16,25 +16,17 @@ from pathlib import Path
 from types import FrameType
 from typing import Any
 
-import numpy as np
 import torch
 import torch.distributed as dist
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
-from dynhat_runtime.decoding.tokenizer import SentencePieceTokenizer, train_tokenizer
+from dynhat_runtime.decoding.tokenizer import SentencePieceTokenizer
 from dynhat_runtime.errors import TrainingError
 from dynhat_runtime.model.super_transformer import SuperTransformer, SuperTransformerSpec
-from dynhat_runtime.offline.data import (
-    Batch,
-    TokenisedCorpus,
-    collate,
-    epoch_batches,
-    padded_batches,
-    read_corpus,
-    tokenised_corpus,
-)
+from dynhat_runtime.offline.data import Batch
 from dynhat_runtime.offline.growth import begin_from
+from dynhat_runtime.offline.prepared_data import PreparedData
 from dynhat_runtime.offline.recipe import Recipe, SamplingRecipe
 from dynhat_runtime.offline.run_folder import (
     RunFolder,
@@ -47,90 +39,7 @@ from dynhat_runtime.offline.run_folder import (
     save_state,
 )
 from dynhat_runtime.offline.trainer import Trainer, UpdateReport, configs_to_validate, evaluate_loss, spec_of
-
-
-def ensure_tokenizer(recipe: Recipe, data_dir: Path, run: RunFolder) -> Path:
-    """Train the joint vocabulary on the training text unless the run has one.
-
-    Raises:
-        TrainingError: The text cannot be read, or is too little for the vocabulary.
-    """
-    if not run.tokenizer.exists():
-        # A list, since the trainer would turn an error raised while it reads into one of its own.
-        sentences = [
-            side for corpus in recipe.data.corpora for pair in read_corpus(data_dir, corpus) for side in pair
-        ]
-        try:
-            model = train_tokenizer(sentences, recipe.data.vocab_size)
-        except RuntimeError as error:
-            reason = str(error).splitlines()[-1]
-            raise TrainingError(
-                f"no vocabulary of vocab_size={recipe.data.vocab_size} can be made of this text: {reason}"
-            ) from error
-        partial = run.tokenizer.with_suffix(".partial")
-        partial.write_bytes(model)
-        partial.replace(run.tokenizer)
-    return run.tokenizer
-
-
-def load_corpora(
-    recipe: Recipe, data_dir: Path, run: RunFolder
-) -> tuple[TokenisedCorpus, np.ndarray[Any, Any], list[Batch]]:
-    """Training pairs, their weights, and the development batches."""
-    max_tokens = recipe.data.max_tokens_per_sentence
-    tokens = [
-        tokenised_corpus(data_dir, corpus, run.tokenizer, max_tokens, run.path / "tokens")
-        for corpus in (*recipe.data.corpora, *recipe.data.dev)
-    ]
-    num_corpora = len(recipe.data.corpora)
-    train = TokenisedCorpus.join(tokens[:num_corpora])
-    weights = np.repeat([c.weight for c in recipe.data.corpora], [len(t) for t in tokens[:num_corpora]])
-    if len(train) == 0:
-        raise TrainingError(
-            "no training pair is left after the filters: raise max_words or max_tokens_per_sentence"
-        )
-    dev = TokenisedCorpus.join(tokens[num_corpora:])
-    if len(dev) == 0:
-        raise TrainingError("no dev pair is left after the filters: give another dev file")
-    order = np.argsort(dev.tgt_lengths, kind="stable")
-    return train, weights, padded_batches(dev, order, recipe.loop.max_tokens_per_batch)
-
-
-def training_batches(
-    recipe: Recipe,
-    corpus: TokenisedCorpus,
-    weights: np.ndarray[Any, Any],
-    *,
-    skip: int,
-    rank: int,
-    world_size: int,
-) -> Iterator[list[Batch]]:
-    """This process's micro-batches of one update after another, without end.
-
-    Args:
-        recipe: For seed and batch sizes.
-        corpus: Training pairs.
-        weights: Their expected occurrences per epoch.
-        skip: Updates already done.
-        rank: This process among `world_size`.
-        world_size: Processes that share each update's micro-batches.
-    """
-    per_update = recipe.loop.num_batches_per_update
-    update, epoch = 0, 0
-    while True:
-        batches = epoch_batches(
-            corpus, weights, max_tokens=recipe.loop.max_tokens_per_batch, seed=recipe.loop.seed, epoch=epoch
-        )
-        if len(batches) < per_update:
-            raise TrainingError(
-                f"an epoch has {len(batches)} batches, fewer than num_batches_per_update={per_update}"
-            )
-        for begin in range(0, len(batches) - per_update + 1, per_update):
-            if update >= skip:
-                mine = batches[begin : begin + per_update][rank::world_size]
-                yield [collate(corpus, indices.tolist()) for indices in mine]
-            update += 1
-        epoch += 1
+from dynhat_runtime.offline.training_data import load_corpora, training_batches, training_data
 
 
 class _StopFlag:
@@ -300,9 +209,10 @@ def initial_super_transformer(run: RunFolder, spec: SuperTransformerSpec, seed: 
 
 def train(
     recipe: Recipe,
-    data_dir: Path,
+    data_dir: Path | None,
     run_dir: Path,
     *,
+    prepared: Path | None = None,
     device_name: str | None = None,
     start_from: Path | None = None,
 ) -> RunFolder:
@@ -310,8 +220,9 @@ def train(
 
     Args:
         recipe: What to compute.
-        data_dir: Folder that the recipe's corpus files lie below.
+        data_dir: Folder that the recipe's corpus files lie below; not needed where the data is prepared.
         run_dir: Folder of this run; an interrupted run continues there.
+        prepared: Prepared data of this recipe; without it the run prepares its own.
         device_name: Such as "cpu" or "cuda:0"; by default CUDA where there is any.
         start_from: Bundle whose weights and vocabulary the run begins with, see `growth`.
 
@@ -334,19 +245,17 @@ def train(
             if start_from is not None:
                 begin_from(run, recipe, start_from)
             keep_recipe(run, recipe)
-            ensure_tokenizer(recipe, data_dir, run)
+            training_data(recipe, data_dir, run, prepared, Console(stderr=True))
         if world_size > 1:
-            if rank == 0:
-                load_corpora(recipe, data_dir, run)  # fills the cache that the others read
             dist.barrier()
-        _train_loop(recipe, data_dir, run, device, rank, world_size)
+        _train_loop(recipe, PreparedData.open(prepared or run.prepared), run, device, rank, world_size)
     return run
 
 
 def _train_loop(
-    recipe: Recipe, data_dir: Path, run: RunFolder, device: torch.device, rank: int, world_size: int
+    recipe: Recipe, data: PreparedData, run: RunFolder, device: torch.device, rank: int, world_size: int
 ) -> None:
-    corpus, weights, dev = load_corpora(recipe, data_dir, run)
+    corpus, weights, dev = load_corpora(recipe, data)
     spec = spec_of(recipe, SentencePieceTokenizer.load(run.tokenizer).src_vocab_size)
     start = initial_super_transformer(run, spec, recipe.loop.seed)
     trainer = Trainer(
@@ -368,7 +277,8 @@ def _train_loop(
             last = done == recipe.optimizer.max_updates or stopping
             if rank == 0 and (last or done % recipe.loop.validate_every_updates == 0):
                 row = validate(trainer, dev)
-                reporter.write({"kind": "dev", "update": done, "num_tokens_seen": num_tokens_seen, **row})
+                spent = {"num_tokens_seen": num_tokens_seen, "hours": reporter.hours}
+                reporter.write({"kind": "dev", "update": done, **spent, **row})
                 reporter.console.print("dev " + "  ".join(f"{key} {value:.4f}" for key, value in row.items()))
             if rank == 0 and (last or done % recipe.loop.checkpoint_every_updates == 0):
                 save_state(run, trainer, done, num_tokens_seen, reporter.hours)
