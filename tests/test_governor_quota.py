@@ -10,7 +10,14 @@ import pytest
 from dynhat_runtime.governor.cpu_quota import CpuQuota
 from dynhat_runtime.governor.governor import Governor
 from dynhat_runtime.governor.rules import GovernorRules
-from tests.closed_loop import HALF_A_CPU, ONE_CPU, TWO_CPUS, ClosedLoop, elapsed_under_quota_ms, shipped_table
+from tests.closed_loop import (
+    HALF_A_CPU,
+    ONE_CPU,
+    TWO_CPUS,
+    ClosedLoop,
+    elapsed_under_quota_ms,
+    two_cpus_table,
+)
 
 QUOTAS = [CpuQuota(cpus, period_ms) for period_ms in (100.0, 10.0) for cpus in (0.2, 0.5, 0.8)]
 WORK_SHARES = (0.06, 0.3, 0.9, 1.4, 2.2, 3.7, 8.5)
@@ -71,7 +78,7 @@ def test_a_quota_without_a_period_has_the_usual_one() -> None:
 def test_a_quota_is_no_neighbour() -> None:
     """On two CPUs half a CPU's quota is planned with the neighbour's cost on two CPUs, on one with that on one."""
     factors = [
-        Governor(shipped_table(), GovernorRules(latency_budget_ms=100.0)).decide(snapshot).slow_down_factor
+        Governor(two_cpus_table(), GovernorRules(latency_budget_ms=100.0)).decide(snapshot).slow_down_factor
         for snapshot in (HALF_A_CPU, TWO_CPUS, ONE_CPU)
     ]
     assert factors[0] == factors[1] < factors[2]
@@ -92,7 +99,7 @@ def test_half_a_quota_takes_at_most_two_switches(seed: int, noise: float) -> Non
 @pytest.mark.parametrize("seed", range(5))
 def test_a_slow_host_is_known_under_caps_never_seen(seed: int) -> None:
     """What one CPU without the planned neighbour cannot show, all CPUs did: a quota does not begin with misses."""
-    budget_ms = 1.9 * (shipped_table().default_latency_budget_ms or 0.0)
+    budget_ms = 1.9 * (two_cpus_table().default_latency_budget_ms or 0.0)
     loop = ClosedLoop(seed, 0.1, budget_ms=budget_ms)
     for snapshot in (TWO_CPUS, ONE_CPU):
         loop.run(15.0, snapshot, lambda alone_ms: 1.9 * alone_ms)

@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 
-from dynhat_runtime.model.checkpoint import shipped_bundle_path
+from dynhat_runtime.model.checkpoint import Bundle, shipped_bundle_path
 from dynhat_runtime.resource_snapshot import ResourceSnapshot
 from dynhat_runtime.trace import TracedDecision
 from dynhat_runtime.trace_file import TraceFile
@@ -51,6 +51,10 @@ class Daemon:
             assert answer.status == 200
 
 
+SHIPPED = Bundle.open(shipped_bundle_path()).table()
+PINNED = SHIPPED.points[3].id
+
+
 @pytest.fixture(scope="module")
 def trace(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A recording of it: requests on all CPUs, on one, and on all again; then a point pinned by hand for a while."""
@@ -65,7 +69,7 @@ def trace(tmp_path_factory: pytest.TempPathFactory) -> Path:
             for _ in range(3):
                 daemon.send("POST", "/translate", {"q": TEXT, "source": "en", "target": "de"})
             time.sleep(0.6)
-        daemon.send("PUT", "/v1/operating-point", {"mode": "pinned", "point": "l2-int8"})
+        daemon.send("PUT", "/v1/operating-point", {"mode": "pinned", "point": PINNED})
         time.sleep(0.3)
         daemon.send("PUT", "/v1/operating-point", {"mode": "auto"})
         time.sleep(0.6)
@@ -93,7 +97,7 @@ def test_it_replays_to_the_same_switches(trace: Path, tmp_path: Path) -> None:
     assert [(each["monotonic_s"], each["point_id"], each["reason_code"]) for each in replayed] == [
         (each.monotonic_s, each.point_id, each.reason_code) for each in recorded
     ]
-    assert any(each.mode == "pinned" and each.point_id == "l2-int8" for each in recorded)
+    assert any(each.mode == "pinned" and each.point_id == PINNED for each in recorded)
 
 
 @needs_two_cpus
@@ -104,7 +108,7 @@ def test_it_shows_what_happened(trace: Path) -> None:
     seen = {each.usable_cpus for each in events if isinstance(each, ResourceSnapshot)}
     assert {1, 2} <= {len(cpus) for cpus in seen if cpus is not None}
     assert (file.flaws.num_broken, file.flaws.num_lost, file.flaws.num_unknown) == (0, 0, 0)
-    assert file.header.table.point_ids[0] == "l1-narrow-int8"
+    assert file.header.table.point_ids[0] == SHIPPED.points[0].id
 
 
 def test_no_word_of_a_user_is_in_it(trace: Path) -> None:
