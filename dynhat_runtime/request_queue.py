@@ -14,9 +14,9 @@ from dynhat_runtime.governor.request_choice import MAX_BATCH_SENTENCES
 from dynhat_runtime.queue_load import Priority, QueueLimits, QueueLoad
 from dynhat_runtime.translation_request import ActivePoint, Place, TranslationRequest
 
-MAX_BATCH_CHARACTERS = 2000
-"""Bound on the sentences that share a batch, beside their number: keeps the wait of a short request behind a long
-one short."""
+MAX_BATCH_TOKENS = 512
+"""Bound on the source tokens that share a batch, beside the number of sentences: keeps the wait of a short request
+behind a long one short."""
 
 MAX_TIMES_PASSED_OVER = 4
 """Batches that interactive requests may lead in a row while a batch request waits."""
@@ -138,7 +138,7 @@ class RequestQueue:
             now_s: When they begin.
         """
         batch: Batch = []
-        num_characters = 0
+        num_batch_tokens = 0
         point: ActivePoint | None = None
         beam_size = 0
         for request in self._in_turn():
@@ -149,9 +149,8 @@ class RequestQueue:
             point, beam_size = request.point, request.beam_size
             num_left = min(MAX_BATCH_SENTENCES - len(batch), request.max_batch_sentences)
             while request.waiting and num_left:
-                text, segment = request.waiting[0]
-                num_characters += len(request.texts[text][segment].sentence)
-                if batch and num_characters > MAX_BATCH_CHARACTERS:
+                num_batch_tokens += request.num_tokens[request.waiting[0]]
+                if batch and num_batch_tokens > MAX_BATCH_TOKENS:
                     return batch
                 batch.append((request, self._take(request)))
                 num_left -= 1

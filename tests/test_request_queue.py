@@ -9,7 +9,7 @@ import pytest
 
 from dynhat_runtime.errors import EngineOverloadedError
 from dynhat_runtime.queue_load import Priority, QueueLimits
-from dynhat_runtime.request_queue import MAX_TIMES_PASSED_OVER, Batch, RequestQueue
+from dynhat_runtime.request_queue import MAX_BATCH_TOKENS, MAX_TIMES_PASSED_OVER, Batch, RequestQueue
 from dynhat_runtime.text.sentences import Segment
 from dynhat_runtime.translation_request import ActivePoint, TranslationRequest
 
@@ -139,6 +139,18 @@ def test_interactive_shares_a_batch_request_s_turn() -> None:
         next_requests(queue)
     queue.add(quick)
     assert next_requests(queue) == [jobs, quick]
+
+
+def test_a_batch_has_a_token_budget() -> None:
+    """Sentences share a batch up to a sum of tokens; one that is longer than that is translated by itself."""
+    queue = RequestQueue(QueueLimits())
+    short, long, longest, last = (
+        make_request(num_tokens=number)
+        for number in (12, MAX_BATCH_TOKENS - 12, MAX_BATCH_TOKENS + 1, MAX_BATCH_TOKENS)
+    )
+    for request in (short, long, longest, last):
+        queue.add(request)
+    assert [next_requests(queue) for _ in range(3)] == [[short, long], [longest], [last]]
 
 
 def test_a_stream_goes_sentence_by_sentence() -> None:
