@@ -57,7 +57,7 @@ TABLE = "tables/made-up.json"
 @pytest.fixture
 def disk(tmp_path: Path) -> Iterator[Disk]:
     """A megabyte."""
-    with small_disk(tmp_path / "disk", 1024) as disk:
+    with small_disk(tmp_path / "disk", 3072) as disk:
         yield disk
 
 
