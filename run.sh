@@ -155,9 +155,17 @@ run_check() {
   cd "$root"
   "$venv/bin/ruff" check .
   "$venv/bin/ruff" format --check .
-  "$venv/bin/mypy"
   "$venv/bin/lint-imports"
-  run_test
+  # Types are checked beside the tests, and told last.
+  local types checker tested=0 typed=0
+  types="$(mktemp)"
+  "$venv/bin/mypy" >"$types" 2>&1 &
+  checker=$!
+  run_test || tested=$?
+  wait "$checker" || typed=$?
+  cat "$types"
+  rm -f "$types"
+  return $((tested ? tested : typed))
 }
 
 run_bench() {

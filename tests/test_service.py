@@ -566,4 +566,4 @@ def test_root(client: TestClient) -> None:
     answer = client.get("/", headers={"Accept": "application/json"}).json()
     assert answer["name"] == "dynhat-runtime"
     finite = [path for path in answer["paths"] if path != "/v1/events"]  # which has no end
-    assert all(client.get(path).status_code in (200, 405) for path in finite)
+    assert {client.get(path).status_code for path in finite} <= {200, 400, 405}  # 400: what it needs is missing
