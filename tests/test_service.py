@@ -566,4 +566,8 @@ def test_root(client: TestClient) -> None:
     answer = client.get("/", headers={"Accept": "application/json"}).json()
     assert answer["name"] == "dynhat-runtime"
     finite = [path for path in answer["paths"] if path != "/v1/events"]  # which has no end
-    assert {client.get(path).status_code for path in finite} <= {200, 400, 405}  # 400: what it needs is missing
+    assert {client.get(path).status_code for path in finite} <= {
+        200,
+        400,
+        405,
+    }  # 400: what it needs is missing
