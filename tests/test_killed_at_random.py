@@ -36,11 +36,11 @@ def half_written(folder: Path) -> list[Path]:
 
 def test_training(data_dir: Path, tmp_path: Path) -> None:  # noqa: F811
     """The weights are those of a run that nobody killed, bit for bit, and each update has one row of metrics."""
-    run, whole = (RunFolder(_new_run(tmp_path / name)) for name in ("run", "whole"))
+    run, unharmed = (RunFolder(_new_run(tmp_path / name)) for name in ("run", "unharmed"))
     killed("train", 0.6, data_dir=data_dir, run_dir=run.path)
     # In such a process, too: what libraries a process has loaded decides how sums are rounded.
-    killed("train", 0.6, num_kills=0, data_dir=data_dir, run_dir=whole.path)
-    _assert_same_end(run, whole)
+    killed("train", 0.6, num_kills=0, data_dir=data_dir, run_dir=unharmed.path)
+    _assert_same_end(run, unharmed)
     assert _updates(run) == [1, 2, 3, 4, 5, 6]
     assert half_written(run.path) == []
 
