@@ -8,8 +8,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import shlex
-import signal
 import sys
 import time
 from collections.abc import Sequence
@@ -28,10 +26,9 @@ from benchmarks.adaptation_measure import LARGEST, OURS, SMALLEST, Calibration, 
 from benchmarks.adaptation_outcome import DrawnOutcome, Outcome  # noqa: E402
 from benchmarks.adaptation_phases import Resources, course, distinct, drawn_course  # noqa: E402
 from benchmarks.adaptation_plot import draw  # noqa: E402
+from benchmarks.entry import command_of, exit_status  # noqa: E402
 from benchmarks.figures import BenchmarkError  # noqa: E402
-from benchmarks.run import INTERRUPTED, TERMINATED  # noqa: E402
 from benchmarks.sentences import sentences_of_30_words  # noqa: E402
-from dynhat_runtime.errors import DynhatError  # noqa: E402
 from dynhat_runtime.operating_point import OperatingPointTable  # noqa: E402
 
 PAUSE_S = 0.05
@@ -95,25 +92,11 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace:
 def main(arguments: Sequence[str]) -> int:
     """Measure and report; the exit status."""
     asked = parse(arguments)
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(TERMINATED))  # through every `finally`, as Ctrl-C
-    # Paths of this machine say nothing elsewhere: files by their names.
-    named = [Path(argument).name if argument.startswith("/") else argument for argument in arguments]
-    try:
-        run(asked, shlex.join(["python", "-m", "benchmarks.adaptation", *named]))
-    except DynhatError as error:
-        _tell(f"error: {error}")
-        return 2
-    except BenchmarkError as error:
-        _tell(f"error: {error}")
-        return 1
-    except KeyboardInterrupt:
-        _tell("stopped, no report written")
-        return INTERRUPTED
-    return 0
+    return exit_status(lambda: run(asked, command_of("adaptation", arguments)), _tell)
 
 
-def run(asked: argparse.Namespace, command: str) -> None:
-    """Measure, and write the report.
+def run(asked: argparse.Namespace, command: str) -> int:
+    """Measure, and write the report; the exit status.
 
     Raises:
         DynhatError: The bundle cannot be used.
@@ -173,6 +156,7 @@ def run(asked: argparse.Namespace, command: str) -> None:
         ) from error
     print(report)
     _tell(f"wrote {asked.out / stem}.md")
+    return 0
 
 
 def measure_course(plan: Plan, table: OperatingPointTable, calibration: Calibration, size: Size) -> Outcome:

@@ -11,8 +11,6 @@ import importlib
 import json
 import math
 import os
-import shlex
-import signal
 import sys
 import tempfile
 import time
@@ -21,9 +19,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from benchmarks.entry import INTERRUPTED, command_of, exit_status, write_report
 from benchmarks.figures import BenchmarkError, Result, Task
-from benchmarks.run import INTERRUPTED, ROOT
-from dynhat_runtime.errors import DynhatError
+from benchmarks.run import ROOT
 
 if TYPE_CHECKING:
     from benchmarks.decode_floor import Roof
@@ -116,20 +114,12 @@ def _numbers(text: str) -> tuple[int, ...]:
 def main(arguments: Sequence[str]) -> int:
     """Measure and report; the exit status."""
     asked = parse(arguments)
-    signal.signal(signal.SIGTERM, _interrupt)
-    # Paths of this machine say nothing elsewhere: files by their names.
-    named = [Path(argument).name if argument.startswith("/") else argument for argument in arguments]
-    try:
-        return run(asked, shlex.join(["python", "-m", "benchmarks.decode", *named]))
-    except DynhatError as error:
-        _tell(f"error: {error}")
-        return 2
-    except BenchmarkError as error:
-        _tell(f"error: {error}")
-        return 1
-    except KeyboardInterrupt:
-        _tell("stopped before anything was finished")
-        return INTERRUPTED
+    return exit_status(
+        lambda: run(asked, command_of("decode", arguments)),
+        _tell,
+        stopped="stopped before anything was finished",
+        on_sigterm=_interrupt,
+    )
 
 
 @dataclass(slots=True)
@@ -192,14 +182,7 @@ def _write(asked: argparse.Namespace, environment: Environment, report: str) -> 
     if asked.quick and asked.out is None:
         return
     file = (asked.out or ROOT / "docs/benchmarks") / f"{environment.measured_at[:10]}-{REPORT}.md"
-    try:
-        file.parent.mkdir(parents=True, exist_ok=True)
-        file.write_text(report, encoding="utf-8")
-    except OSError as error:
-        raise BenchmarkError(
-            f"{file}: cannot be written ({error.strerror}): give --out another folder"
-        ) from error
-    _tell(f"wrote {file}")
+    write_report(file, report, _tell)
 
 
 def _measure_latency(

@@ -8,8 +8,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import shlex
-import signal
 import sys
 import time
 from collections.abc import Callable, Sequence
@@ -19,10 +17,9 @@ ROOT = Path(__file__).resolve().parent.parent
 if not __package__:
     sys.path[0] = str(ROOT)  # run as a script: the folder above is where both packages are
 
-from benchmarks.figures import BenchmarkError, Result  # noqa: E402  # needs the path
+from benchmarks.entry import command_of, exit_status, write_report  # noqa: E402  # needs the path
+from benchmarks.figures import Result  # noqa: E402
 from benchmarks.load_measure import Effort  # noqa: E402
-from benchmarks.run import INTERRUPTED, TERMINATED  # noqa: E402
-from dynhat_runtime.errors import DynhatError  # noqa: E402
 
 SECTIONS = {
     "load": "200 clients for 60 s against a queue of 64 requests",
@@ -107,20 +104,7 @@ def effort_of(asked: argparse.Namespace) -> Effort:
 def main(arguments: Sequence[str]) -> int:
     """Measure and report; the exit status."""
     asked = parse(arguments)
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(TERMINATED))  # through every `finally`, as Ctrl-C
-    # Paths of this machine say nothing elsewhere: files by their names.
-    named = [Path(argument).name if argument.startswith("/") else argument for argument in arguments]
-    try:
-        return run(asked, shlex.join(["python", "-m", "benchmarks.load", *named]))
-    except DynhatError as error:
-        _tell(f"error: {error}")
-        return 2
-    except BenchmarkError as error:
-        _tell(f"error: {error}")
-        return 1
-    except KeyboardInterrupt:
-        _tell("stopped, no report written")
-        return INTERRUPTED
+    return exit_status(lambda: run(asked, command_of("load", arguments)), _tell)
 
 
 def run(asked: argparse.Namespace, command: str) -> int:
@@ -143,9 +127,8 @@ def run(asked: argparse.Namespace, command: str) -> int:
         results.append(_sections(asked)[name](bundle.path))
     report = as_report(environment, command, results)
     if not asked.quick or asked.out is not None:
-        _write(
-            (asked.out or ROOT / "docs/benchmarks") / f"{environment.measured_at[:10]}-{REPORT}.md", report
-        )
+        folder = asked.out or ROOT / "docs/benchmarks"
+        write_report(folder / f"{environment.measured_at[:10]}-{REPORT}.md", report, _tell)
     print(json.dumps(as_json(environment, command, results), indent=1) if asked.json else report)
     return 0 if all(check.holds for result in results for check in result.checks) else 1
 
@@ -171,18 +154,6 @@ def _sections(asked: argparse.Namespace) -> dict[str, Callable[[Path], Result]]:
             return load_report.of_fuzz(load_fuzz.fuzz(url, num_cases))
 
     return {"load": measure_load, "drain": measure_drain, "fuzz": measure_fuzz}
-
-
-def _write(file: Path, report: str) -> None:
-    """The dated report."""
-    try:
-        file.parent.mkdir(parents=True, exist_ok=True)
-        file.write_text(report, encoding="utf-8")
-    except OSError as error:
-        raise BenchmarkError(
-            f"{file}: cannot be written ({error.strerror}): give --out another folder"
-        ) from error
-    _tell(f"wrote {file}")
 
 
 def _tell(line: str) -> None:

@@ -6,28 +6,23 @@ import argparse
 import importlib
 import json
 import shlex
-import signal
 import sys
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from types import FrameType
 
 ROOT = Path(__file__).resolve().parent.parent
 if not __package__:
     sys.path[0] = str(ROOT)  # run as a script: the folder above is where both packages are
 
-from benchmarks.figures import BenchmarkError, Result, Task  # noqa: E402  # needs the path
-from dynhat_runtime.errors import DynhatError  # noqa: E402  # needs the path
+from benchmarks.entry import exit_status, write_report  # noqa: E402  # needs the path
+from benchmarks.figures import Result, Task  # noqa: E402  # needs the path
 
 BENCHMARKS = {
     "switching": "time of a switch of the operating point while 4 clients keep the engine busy",
     "memory": "memory of all operating points together against the largest alone",
     "startup": "time from process start to the first translation, of the command and of the daemon",
 }
-INTERRUPTED = 130
-TERMINATED = 143
-"""Exit statuses after Ctrl-C and SIGTERM, as shells have them."""
 
 
 def parse(arguments: Sequence[str]) -> argparse.Namespace:
@@ -66,18 +61,7 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace:
 def main(arguments: Sequence[str]) -> int:
     """Run what was asked for; the exit status."""
     asked = parse(arguments)
-    signal.signal(signal.SIGTERM, _leave)
-    try:
-        return run(asked, shlex.join(["./run.sh", "bench", *arguments]))
-    except DynhatError as error:
-        print(f"bench: error: {error}", file=sys.stderr)
-        return 2
-    except BenchmarkError as error:
-        print(f"bench: error: {error}", file=sys.stderr)
-        return 1
-    except KeyboardInterrupt:
-        print("bench: stopped, no report written", file=sys.stderr)
-        return INTERRUPTED
+    return exit_status(lambda: run(asked, shlex.join(["./run.sh", "bench", *arguments])), _tell)
 
 
 def run(asked: argparse.Namespace, command: str) -> int:
@@ -97,15 +81,8 @@ def run(asked: argparse.Namespace, command: str) -> int:
     results = [_run_one(name, bundle.path, asked.quick) for name in asked.names]
     report = as_markdown(environment, command, results)
     file = asked.out / f"{environment.measured_at[:10]}-runtime.md"
-    try:
-        file.parent.mkdir(parents=True, exist_ok=True)
-        file.write_text(report, encoding="utf-8")
-    except OSError as error:
-        raise BenchmarkError(
-            f"{file}: cannot be written ({error.strerror}): give --out another folder"
-        ) from error
+    write_report(file, report, _tell)
     print(json.dumps(as_json(environment, command, results), indent=1) if asked.json else report)
-    _tell(f"wrote {file}")
     return 0 if all(check.holds for result in results for check in result.checks) else 1
 
 
@@ -121,11 +98,6 @@ def _run_one(name: str, bundle: Path, is_quick: bool) -> Result:
 
 def _tell(line: str) -> None:
     print(f"bench: {line}", file=sys.stderr, flush=True)
-
-
-def _leave(signal_number: int, frame: FrameType | None) -> None:
-    """End on SIGTERM as on Ctrl-C: through every `finally`, so that no child stays behind."""
-    raise SystemExit(TERMINATED)
 
 
 if __name__ == "__main__":

@@ -8,7 +8,6 @@ All arms share one cache of losses, but each is charged for all it asks. Writes 
 from __future__ import annotations
 
 import argparse
-import shlex
 import statistics
 import sys
 import time
@@ -20,6 +19,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from benchmarks.entry import INTERRUPTED, command_of
 from benchmarks.report import ROOT, Environment
 from dynhat_runtime.design_space import DesignSpace, SubTransformerConfig
 from dynhat_runtime.errors import DynhatError
@@ -382,15 +382,13 @@ def main(arguments: Sequence[str]) -> int:
     """Compare; the exit status."""
     asked = parse(arguments)
     try:
-        # Paths of this machine say nothing elsewhere: files by their names.
-        named = [Path(argument).name if argument.startswith("/") else argument for argument in arguments]
-        run(asked, shlex.join(["python", "-m", "benchmarks.search", *named]))
+        run(asked, command_of("search", arguments))
     except DynhatError as error:
         print(f"search comparison: error: {error}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
         print("search comparison: stopped; losses are kept, the same command goes on", file=sys.stderr)
-        return 130
+        return INTERRUPTED
     return 0
 
 

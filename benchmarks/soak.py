@@ -8,8 +8,6 @@ from __future__ import annotations
 import argparse
 import json
 import re
-import shlex
-import signal
 import sys
 import tempfile
 import threading
@@ -25,13 +23,12 @@ if not __package__:
     sys.path[0] = str(ROOT)  # run as a script: the folder above is where both packages are
 
 from benchmarks.children import Child, child  # noqa: E402  # needs the path
+from benchmarks.entry import command_of, exit_status  # noqa: E402
 from benchmarks.figures import BenchmarkError  # noqa: E402
 from benchmarks.report import Environment, as_json, environment_lines, section  # noqa: E402
-from benchmarks.run import INTERRUPTED, TERMINATED  # noqa: E402
 from benchmarks.soak_disturbances import LONGEST_S, SHORTEST_S, Disturber  # noqa: E402
 from benchmarks.soak_figures import Size, Soaked, result_of  # noqa: E402
 from benchmarks.soak_traffic import Client, Seen  # noqa: E402
-from dynhat_runtime.errors import DynhatError  # noqa: E402
 from dynhat_runtime.model.checkpoint import Bundle, shipped_bundle_path  # noqa: E402
 
 NUM_CLIENTS = 4
@@ -188,19 +185,7 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace:
 def main(arguments: Sequence[str]) -> int:
     """Soak and report; the exit status."""
     asked = parse(arguments)
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(TERMINATED))  # through every `finally`, as Ctrl-C
-    named = [Path(argument).name if argument.startswith("/") else argument for argument in arguments]
-    try:
-        return run(asked, shlex.join(["python", "-m", "benchmarks.soak", *named]))
-    except DynhatError as error:
-        _tell(f"error: {error}")
-        return 2
-    except BenchmarkError as error:
-        _tell(f"error: {error}")
-        return 1
-    except KeyboardInterrupt:
-        _tell("stopped, no report written")
-        return INTERRUPTED
+    return exit_status(lambda: run(asked, command_of("soak", arguments)), _tell)
 
 
 def run(asked: argparse.Namespace, command: str) -> int:

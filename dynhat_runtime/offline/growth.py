@@ -16,7 +16,7 @@ from dynhat_runtime.errors import TrainingError
 from dynhat_runtime.model.checkpoint import SENTENCEPIECE_MODEL, Bundle
 from dynhat_runtime.model.super_transformer import SuperTransformer, SuperTransformerSpec
 from dynhat_runtime.offline.recipe import Recipe
-from dynhat_runtime.offline.run_folder import RunFolder
+from dynhat_runtime.offline.run_folder import RunFolder, whole_file
 from dynhat_runtime.offline.trainer import spec_of
 
 _INTO_THE_RESIDUAL = ("feed_forward.contract.weight", "attention.out.weight")
@@ -94,11 +94,12 @@ def begin_from(run: RunFolder, recipe: Recipe, bundle_path: Path) -> None:
     record: dict[str, Any] = {
         "weights_sha256": bundle.weights_sha256, "training_record": bundle.training_record(),
     }  # fmt: skip
-    run.tokenizer.write_bytes(bundle.text_file(SENTENCEPIECE_MODEL))
-    save_file(weights, run.start_weights)
-    partial = run.started_from.with_suffix(".partial")
-    partial.write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
-    partial.replace(run.started_from)
+    with whole_file(run, run.tokenizer) as partial:
+        partial.write_bytes(bundle.text_file(SENTENCEPIECE_MODEL))
+    with whole_file(run, run.start_weights) as partial:
+        save_file(weights, partial)
+    with whole_file(run, run.started_from) as partial:
+        partial.write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
 
 
 def _must_agree(field: str, before: object, now: object) -> None:

@@ -108,9 +108,8 @@ FREE_FIELDS = frozenset(
 
 def keep_recipe(run: RunFolder, recipe: Recipe) -> None:
     """Write down what the run computes."""
-    partial = run.recipe.with_suffix(".partial")
-    partial.write_text(recipe.model_dump_json(indent=1) + "\n", encoding="utf-8")
-    partial.replace(run.recipe)
+    with whole_file(run, run.recipe) as partial:
+        partial.write_text(recipe.model_dump_json(indent=1) + "\n", encoding="utf-8")
 
 
 def check_recipe(run: RunFolder, recipe: Recipe) -> None:
@@ -182,16 +181,16 @@ def save_state(run: RunFolder, trainer: Trainer, update: int, num_tokens_seen: i
         "optimizer": trainer.optimizer.state_dict(),
         "scaler": trainer.scaler.state_dict(),
     }
-    with _whole_file(run, run.last) as partial, partial.open("wb") as file:
+    with whole_file(run, run.last) as partial, partial.open("wb") as file:
         torch.save(state, file)
-    with _whole_file(run, run.path / "weights" / f"update_{update:08d}.safetensors") as partial:
+    with whole_file(run, run.path / "weights" / f"update_{update:08d}.safetensors") as partial:
         save_file({name: w.detach().cpu().contiguous() for name, w in weights.items()}, partial)
     for old in run.weights()[: -trainer.recipe.loop.num_checkpoints_kept]:
         old.unlink()
 
 
 @contextlib.contextmanager
-def _whole_file(run: RunFolder, path: Path) -> Iterator[Path]:
+def whole_file(run: RunFolder, path: Path) -> Iterator[Path]:
     """A name to write under; once written it becomes `path`, and if that fails it takes up no room."""
     partial = path.with_suffix(".partial")
     try:
@@ -252,9 +251,8 @@ def forget_rows_after(run: RunFolder, update: int) -> None:
     lines = run.metrics.read_text(encoding="utf-8").splitlines()
     kept = [line for line in lines if line.endswith("}") and json.loads(line)["update"] <= update]
     if len(kept) < len(lines):
-        partial = run.metrics.with_suffix(".partial")
-        partial.write_text("".join(f"{line}\n" for line in kept), encoding="utf-8")
-        partial.replace(run.metrics)
+        with whole_file(run, run.metrics) as partial:
+            partial.write_text("".join(f"{line}\n" for line in kept), encoding="utf-8")
 
 
 def read_weights(file: Path) -> dict[str, torch.Tensor]:
