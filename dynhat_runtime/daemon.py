@@ -19,6 +19,7 @@ import logging
 import signal
 import time
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -48,6 +49,9 @@ FIRST_REQUEST_S = 1.0
 
 KEY_WATCH_S = 1.0
 """Between two looks at the key file."""
+
+NUM_HELPERS = 2
+"""Threads for what would hold up the event loop: loading, a reload, an engine that is stopped meanwhile."""
 
 logger = logging.getLogger(__name__)
 
@@ -157,6 +161,7 @@ class _Daemon:
     async def serve(self) -> None:
         """Load, serve, drain, close; raises what loading raised."""
         loop = asyncio.get_running_loop()
+        loop.set_default_executor(ThreadPoolExecutor(NUM_HELPERS, "helper"))
         for signal_number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(signal_number, self._on_signal)
         loop.add_signal_handler(signal.SIGHUP, self._on_hangup)

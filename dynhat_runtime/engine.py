@@ -35,7 +35,7 @@ from dynhat_runtime.request_queue import RequestQueue
 from dynhat_runtime.second_attempt import second_point
 from dynhat_runtime.served_points import LoadedModel, ServedPoints
 from dynhat_runtime.tally import EngineTallies
-from dynhat_runtime.text.sentences import split_sentences
+from dynhat_runtime.text.sentences import Cuts, split_sentences
 from dynhat_runtime.translation_request import ActivePoint, OnSentence, TextTranslation, TranslationRequest
 
 __all__ = ["ActivePoint", "TextTranslation", "TranslationEngine"]
@@ -184,12 +184,12 @@ class TranslationEngine:
             self._check_open()
             self._queue.check_room()
 
-    def count_src_tokens(self, texts: Sequence[str]) -> list[tuple[int, ...]]:
+    def count_src_tokens(self, texts: Sequence[str], cuts: Cuts = "lines") -> list[tuple[int, ...]]:
         """Per text, the length in tokens with eos of everything that `submit` would have decoded at once."""
         return [
             tuple(
                 length
-                for segment in split_sentences(text, self.src_lang)
+                for segment in split_sentences(text, self.src_lang, cuts)
                 if segment.is_translatable
                 for length in self._translator.part_lengths(segment.sentence)
             )
@@ -207,6 +207,7 @@ class TranslationEngine:
         request_id: str | None = None,
         on_sentence: OnSentence | None = None,
         num_alternatives: int = 0,
+        cuts: Cuts = "lines",
     ) -> Future[list[TextTranslation]]:
         """Queue texts for translation.
 
@@ -222,6 +223,7 @@ class TranslationEngine:
             on_sentence: Hears of each sentence as soon as it is done, on the engine's thread; the request is then
                 translated sentence by sentence, in order, and there is no second attempt.
             num_alternatives: Other translations wanted of each text; there are never more than beams.
+            cuts: What ends a sentence.
 
         Returns:
             One translation per text. Cancelling the future drops what is not done, also what has begun.
@@ -233,7 +235,7 @@ class TranslationEngine:
         """
         self.check_room()
         own_point = None if point_id is None else self._points[point_id]
-        segments = [split_sentences(text, self.src_lang) for text in texts]
+        segments = [split_sentences(text, self.src_lang, cuts) for text in texts]
         request = TranslationRequest(
             texts=segments,
             beam_size=beam_size or self._beam_size,

@@ -15,6 +15,7 @@ from typing import Any
 
 import uvicorn
 from starlette.types import ASGIApp, Receive, Scope, Send
+from uvicorn.protocols.http.h11_impl import H11Protocol
 
 CLOSING_S = 2
 """What clients get to close their connections once everything is answered."""
@@ -50,6 +51,48 @@ class Entrance:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Pass one request to the application of this moment, which keeps it to the end."""
         await self.app(scope, receive, send)
+
+
+class OnePiece:
+    """A transport that sends what is written in one turn of the event loop as one piece.
+
+    uvicorn writes the head of an answer, its body and its end one by one. A process killed in between would leave a
+    proxy with a head it has passed on and no body: too late to ask another daemon.
+    """
+
+    def __init__(self, transport: asyncio.Transport) -> None:
+        self._transport = transport
+        self._written: list[bytes] = []
+
+    def write(self, data: bytes) -> None:
+        """Send, at the end of this turn."""
+        if data and not self._written:
+            asyncio.get_running_loop().call_soon(self.flush)
+        self._written.append(data)
+
+    def flush(self) -> None:
+        """Send what has been written."""
+        data = b"".join(self._written)
+        self._written.clear()
+        if data:
+            self._transport.write(data)
+
+    def close(self) -> None:
+        """Close, once everything written is sent."""
+        self.flush()
+        self._transport.close()
+
+    def __getattr__(self, name: str) -> Any:
+        """Everything else is the transport's."""
+        return getattr(self._transport, name)
+
+
+class Connection(H11Protocol):
+    """What uvicorn speaks with one client, an answer in one piece."""
+
+    def connection_made(self, transport: Any) -> None:
+        """Begin."""
+        super().connection_made(OnePiece(transport))  # type: ignore[arg-type]  # all of it that is used
 
 
 class WaitingForHeads:
@@ -91,7 +134,7 @@ class HttpServer(uvicorn.Server):
             uvicorn.Config(
                 app,
                 interface="asgi3",
-                http="h11",
+                http=Connection,
                 lifespan="off",
                 log_config=None,
                 access_log=False,
@@ -158,11 +201,7 @@ class HttpServer(uvicorn.Server):
 
     def _new_protocol(self) -> asyncio.Protocol:
         """What uvicorn speaks with one connection."""
-        protocol: Any = self.config.http_protocol_class
-        made: asyncio.Protocol = protocol(
-            config=self.config, server_state=self.server_state, app_state=self.lifespan.state
-        )
-        return made
+        return Connection(config=self.config, server_state=self.server_state, app_state=self.lifespan.state)
 
     @property
     def has_connections(self) -> bool:

@@ -25,6 +25,7 @@ from dynhat_runtime.resource_snapshot import ResourceSnapshot, SensorState
 from dynhat_runtime.service.lifecycle import Lifecycle, Serving
 from dynhat_runtime.service.ports import Mode
 from dynhat_runtime.tally import ControlTallies, EngineTallies
+from dynhat_runtime.text.sentences import Cuts
 
 SINCE = datetime(2026, 1, 2, 3, 4, 5, 678000, tzinfo=timezone.utc)
 
@@ -139,7 +140,7 @@ class FakeEngine:
         if isinstance(self.failure, EngineOverloadedError):
             raise self.failure
 
-    def count_src_tokens(self, texts: Sequence[str]) -> list[tuple[int, ...]]:
+    def count_src_tokens(self, texts: Sequence[str], cuts: Cuts = "lines") -> list[tuple[int, ...]]:
         """A token for each word, and eos; only letters are translated."""
         return [(len(text.split()) + 1,) if any(map(str.isalpha, text)) else () for text in texts]
 
@@ -154,6 +155,7 @@ class FakeEngine:
         request_id: str | None = None,
         on_sentence: Callable[[int, str], None] | None = None,
         num_alternatives: int = 0,
+        cuts: Cuts = "lines",
     ) -> Future[list[FakeTranslation]]:
         """Queue the texts."""
         if self.failure is not None:
@@ -162,7 +164,7 @@ class FakeEngine:
             raise EngineStoppedError("engine is stopped")
         self.submitted.append(list(texts))
         self.retries_within_ms.append(retry_within_ms)
-        self.asked.append({"priority": priority, "request_id": request_id})
+        self.asked.append({"priority": priority, "request_id": request_id, "cuts": cuts})
         point = point_id or self.active_point_id
         future = self._worker.submit(self._translate, list(texts), point, on_sentence, num_alternatives)
         self.futures.append(future)

@@ -118,7 +118,44 @@ def test_ignored_fields(client: TestClient) -> None:
         "preserve_formatting": True,
         "outline_detection": False,
     }
-    assert ask(client, **more, split_sentences="nonewlines", something_new=[1]).status_code == 200
+    assert ask(client, **more, something_new=[1]).status_code == 200
+
+
+@pytest.mark.parametrize(
+    ("asked", "cuts"),
+    [
+        ({}, "lines"),
+        ({"split_sentences": "1"}, "lines"),
+        ({"split_sentences": 1}, "lines"),
+        ({"split_sentences": "0"}, "none"),
+        ({"split_sentences": "nonewlines"}, "sentences"),
+        ({"tag_handling": "html"}, "sentences"),
+        ({"tag_handling": "xml"}, "lines"),
+        ({"tag_handling": "html", "split_sentences": "1"}, "lines"),
+    ],
+)
+def test_where_sentences_end(
+    client: TestClient, engine: FakeEngine, asked: dict[str, object], cuts: str
+) -> None:
+    """As DeepL has it: at line breaks, too, unless it is HTML or told otherwise."""
+    assert ask(client, **asked).status_code == 200
+    assert engine.asked[0]["cuts"] == cuts
+
+
+@pytest.mark.parametrize(
+    ("split_sentences", "sentences"),
+    [
+        ("0", {"One\ntwo. Three."}),
+        ("1", {"One", "two.", "Three."}),
+        ("nonewlines", {"One\ntwo.", "Three."}),
+    ],
+)
+def test_where_sentences_end_among_tags(
+    client: TestClient, engine: FakeEngine, split_sentences: str, sentences: set[str]
+) -> None:
+    """Likewise of a sentence with a tag in it, whose parts are asked for beside it."""
+    ask(client, text=["One\n<b>two</b>. Three."], tag_handling="html", split_sentences=split_sentences)
+    assert set(engine.submitted[0]) - {"One", "two", ". Three."} == sentences - {"One"}
 
 
 # --- model types ---

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import http.client
 import json
 import shutil
 import signal
@@ -90,7 +91,7 @@ class Fleet:
         self.daemons[number].line("ready: ")
 
     def ask(self, method: str, path: str, body: Any = None) -> tuple[int, dict[str, str]]:
-        """Status and headers, their names in small letters; 0 where nobody answers."""
+        """Status and headers, their names in small letters; 0 where nobody answers, or not to the end."""
         data = None if body is None else json.dumps(body).encode()
         request = urllib.request.Request(
             self.url + path, data, {"Content-Type": "application/json"}, method=method
@@ -102,7 +103,7 @@ class Fleet:
         except urllib.error.HTTPError as error:
             with error:
                 return error.code, {name.lower(): value for name, value in error.headers.items()}
-        except urllib.error.URLError:
+        except (urllib.error.URLError, http.client.HTTPException, OSError):
             return 0, {}
 
     def translate(self) -> tuple[int, dict[str, str]]:

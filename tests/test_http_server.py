@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 from starlette.responses import PlainTextResponse
 
-from dynhat_runtime.http_server import HEAD_S, HttpServer, WaitingForHeads
+from dynhat_runtime.http_server import HEAD_S, HttpServer, OnePiece, WaitingForHeads
 
 REQUEST = b"GET / HTTP/1.1\r\nHost: here\r\nConnection: close\r\n\r\n"
 PATIENCE_S = 10.0
@@ -97,6 +97,50 @@ def test_forced_to_end_it_waits_for_nobody() -> None:
                 return len(idle.recv(4096))
 
     assert asyncio.run(serve()) == 0
+
+
+class Recorded:
+    """A transport that notes what it is told."""
+
+    def __init__(self) -> None:
+        self.told: list[bytes | str] = []
+
+    def write(self, data: bytes) -> None:
+        """Note."""
+        self.told.append(data)
+
+    def close(self) -> None:
+        """Note."""
+        self.told.append("close")
+
+    def is_closing(self) -> bool:
+        """Whether it was told to close."""
+        return "close" in self.told
+
+
+def test_one_piece() -> None:
+    """What one turn of the event loop writes goes out in one piece, also before closing; the rest passes through."""
+
+    async def run() -> list[bytes | str]:
+        transport = Recorded()
+        joined = OnePiece(transport)  # type: ignore[arg-type]
+        joined.write(b"head ")
+        joined.write(b"body")
+        joined.write(b"")
+        assert transport.told == []
+        await asyncio.sleep(0)
+        assert transport.told == [b"head body"]
+        joined.write(b"")
+        await asyncio.sleep(0)
+        joined.write(b"more")
+        joined.write(b" and the end")
+        assert not joined.is_closing()
+        joined.close()
+        assert joined.is_closing()
+        await asyncio.sleep(0)
+        return transport.told
+
+    assert asyncio.run(run()) == [b"head body", b"more and the end", "close"]
 
 
 @dataclass(eq=False)

@@ -42,6 +42,13 @@ def test_html(client: TestClient, engine: FakeEngine) -> None:
     assert engine.submitted == [["a", "b", "& c", "a b & c", "d"]]
 
 
+def test_where_sentences_end(client: TestClient, engine: FakeEngine) -> None:
+    """A line break ends a sentence in a text; in HTML it is white space like any other."""
+    ask(client, "a\nb")
+    ask(client, "<p>a\nb</p>", format="html")
+    assert [asked["cuts"] for asked in engine.asked] == ["lines", "sentences"]
+
+
 def test_text_is_no_html(client: TestClient) -> None:
     """Without a format, tags are text like any other."""
     assert ask(client, "<b>a</b>") == {"translatedText": "<B>A</B>"}

@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from dynhat_runtime.text.protected_spans import protected_spans
-from dynhat_runtime.text.sentences import MAX_SPANS, join_sentences, split_in_two, split_sentences
+from dynhat_runtime.text.sentences import MAX_SPANS, Cuts, join_sentences, split_in_two, split_sentences
 from tests.property_settings import PROPERTY
 
 TEXTS = [
@@ -24,10 +24,11 @@ TEXTS = [
 ]
 
 
+@pytest.mark.parametrize("cuts", ["lines", "sentences", "none"])
 @pytest.mark.parametrize("text", TEXTS)
-def test_nothing_is_lost(text: str) -> None:
+def test_nothing_is_lost(text: str, cuts: Cuts) -> None:
     """Joining the untranslated sentences gives the text back, character for character."""
-    segments = split_sentences(text, "en")
+    segments = split_sentences(text, "en", cuts)
     assert join_sentences(segments, [segment.sentence for segment in segments]) == text
 
 
@@ -41,6 +42,25 @@ def test_sentences_are_found() -> None:
         "It costs 3.50 dollars, e.g. here.",
         "Indented!",
     ]
+
+
+@pytest.mark.parametrize(
+    ("cuts", "sentences"),
+    [
+        ("lines", ["A man rides", "a bicycle.", "It", "is red."]),
+        ("sentences", ["A man rides\r\na bicycle.", "It\n\nis red."]),
+        ("none", ["A man rides\r\na bicycle. It\n\nis red."]),
+    ],
+)
+def test_where_it_is_cut(cuts: Cuts, sentences: list[str]) -> None:
+    """At line breaks, or between sentences alone, or nowhere."""
+    segments = split_sentences(" A man rides\r\na bicycle. It\n\nis red. ", "en", cuts)
+    assert [segment.sentence for segment in segments if segment.sentence] == sentences
+
+
+def test_many_placeholders_are_cut_apart_in_any_case() -> None:
+    """That one sentence has only so many of them holds however the text is cut."""
+    assert len(split_sentences("%s of " * 100, "en", "none")) > 100 / MAX_SPANS
 
 
 def test_white_space_belongs_to_no_sentence() -> None:

@@ -1,8 +1,7 @@
 """The DeepL facade: POST /v2/translate, GET /v2/languages, /v3/languages and /v2/usage, as DeepL's clients speak them.
 
 Translates texts, plain or with markup. Has no glossaries, documents, formality or context; what would change a
-translation and cannot be had is refused, what cannot do harm is ignored. Sentences are always split: the model
-translates one at a time.
+translation and cannot be had is refused, what cannot do harm is ignored.
 """
 
 from __future__ import annotations
@@ -38,6 +37,7 @@ from dynhat_runtime.service.ports import EnginePort
 from dynhat_runtime.service.request_fields import check_choice, check_texts, read_in_time, show
 from dynhat_runtime.service.translation import Asked
 from dynhat_runtime.text.documents import TagNames
+from dynhat_runtime.text.sentences import Cuts
 
 PATHS = ("/v2/translate", "/v2/languages", "/v2/usage", "/v3/languages")
 
@@ -68,6 +68,9 @@ RESOURCE_PARAMETER = {
     "description": "what the languages are for",
     "schema": {"type": "string", "enum": [RESOURCE]},
 }
+
+CUTS: Mapping[str, Cuts] = {"0": "none", "1": "lines", "nonewlines": "sentences"}
+"""By what DeepL calls them in `split_sentences`."""
 
 TRUE, FALSE = (True, "1", "true"), (False, "0", "false")
 
@@ -101,8 +104,9 @@ def router(lifecycle: Lifecycle, limits: RequestLimits, door: Door) -> APIRouter
             engine,
             is_auto=asked.source_lang is None,
             tag_names=asked.tag_names,
+            cuts=asked.cuts,
         )
-        point_id = await choose_point(serving, asked.model_type, source.texts)
+        point_id = await choose_point(serving, asked.model_type, source)
         how = Asked(timeout_s=limits.timeout_s, priority=caller.priority, point_id=point_id)
         texts, translation = await translate_source(engine, source, request, how)
         lifecycle.num_characters += sum(map(len, asked.texts))
@@ -160,8 +164,6 @@ def check_request(fields: Mapping[str, Any], engine: EnginePort, limits: Request
     """
     texts, _ = check_texts("text", fields.get("text"), limits)
     _check_target(fields.get("target_lang"), engine)
-    if fields.get("split_sentences") is not None:
-        check_choice("split_sentences", str(fields["split_sentences"]), ("0", "1", "nonewlines"))
     if fields.get("formality") in ("more", "less"):
         raise RequestError(
             f"formality {fields['formality']!r} is not supported for {engine.tgt_lang.upper()}: leave it out",
@@ -186,6 +188,7 @@ def check_request(fields: Mapping[str, Any], engine: EnginePort, limits: Request
             splitting=_check_tags("splitting_tags", fields),
         ),
         model_type=model_type,
+        cuts=_check_cuts(fields.get("split_sentences"), tag_handling),
         shows_billed=_check_flag("show_billed_characters", fields.get("show_billed_characters")),
     )
 
@@ -233,6 +236,13 @@ def _check_source(value: object, engine: EnginePort) -> str | None:
             "source_lang",
         )
     return engine.src_lang.upper()
+
+
+def _check_cuts(value: object, tag_handling: str | None) -> Cuts:
+    """What ends a sentence; DeepL takes line breaks for it where it is not told, except in HTML."""
+    if value is None or value == "":
+        return "sentences" if tag_handling == "html" else "lines"
+    return CUTS[check_choice("split_sentences", str(value), tuple(CUTS))]
 
 
 def _check_tags(field: str, fields: Mapping[str, Any]) -> tuple[str, ...]:

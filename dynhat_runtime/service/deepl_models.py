@@ -12,7 +12,6 @@ Chooses nothing itself: it asks the control loop.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import replace
 from itertools import chain
 
@@ -21,6 +20,7 @@ from starlette.concurrency import run_in_threadpool
 from dynhat_runtime.errors import PromiseError
 from dynhat_runtime.governor.request_choice import RequestWish
 from dynhat_runtime.operating_point import OperatingPointTable
+from dynhat_runtime.service.documents import Source
 from dynhat_runtime.service.lifecycle import Serving
 from dynhat_runtime.service.translation import QUICK_CHARS
 
@@ -28,7 +28,7 @@ LATENCY, QUALITY, PREFER_QUALITY = "latency_optimized", "quality_optimized", "pr
 MODEL_TYPES = (LATENCY, QUALITY, PREFER_QUALITY)
 
 
-async def choose_point(serving: Serving, model_type: str | None, texts: Sequence[str]) -> str | None:
+async def choose_point(serving: Serving, model_type: str | None, source: Source) -> str | None:
     """Id of the point for a request; None for the active one.
 
     Raises:
@@ -38,16 +38,17 @@ async def choose_point(serving: Serving, model_type: str | None, texts: Sequence
         return None
     if model_type == LATENCY:
         return serving.engine.table.points[0].id
-    if sum(map(len, texts)) <= QUICK_CHARS:
-        return _choose_quality(serving, model_type, texts)
-    return await run_in_threadpool(_choose_quality, serving, model_type, texts)
+    if sum(map(len, source.texts)) <= QUICK_CHARS:
+        return _choose_quality(serving, model_type, source)
+    return await run_in_threadpool(_choose_quality, serving, model_type, source)
 
 
-def _choose_quality(serving: Serving, model_type: str, texts: Sequence[str]) -> str:
+def _choose_quality(serving: Serving, model_type: str, source: Source) -> str:
     """The best point that will do."""
     engine, control = serving.engine, serving.control
     best = engine.table.best.id
-    lengths = tuple(chain.from_iterable(engine.count_src_tokens([text for text in texts if text])))
+    present = [text for text in source.texts if text]
+    lengths = tuple(chain.from_iterable(engine.count_src_tokens(present, source.cuts)))
     if not lengths:
         return best
     wish = RequestWish(num_src_tokens=lengths, num_sentences_ahead=engine.queue_depth, point_id=best)

@@ -7,6 +7,7 @@ from typing import Literal
 from pydantic import BaseModel, ConfigDict
 
 from dynhat_runtime.text.documents import TagNames, TextFormat
+from dynhat_runtime.text.sentences import Cuts
 
 
 class DeeplError(BaseModel):
@@ -32,6 +33,7 @@ class DeeplBody(BaseModel):
     """Names of tags that end a sentence."""
     model_type: Literal["latency_optimized", "quality_optimized", "prefer_quality_optimized"] | None = None
     split_sentences: Literal["0", "1", "nonewlines"] | None = None
+    """0 takes each text for one sentence; nonewlines takes a line break for a space, as is usual in HTML."""
     formality: str | None = None
     show_billed_characters: bool | None = None
 
@@ -46,6 +48,7 @@ class DeeplRequest(BaseModel):
     """None where it is to be detected."""
     text_format: TextFormat
     tag_names: TagNames
+    cuts: Cuts
     model_type: str | None
     shows_billed: bool
 

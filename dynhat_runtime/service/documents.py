@@ -6,7 +6,7 @@ Knows no facade's fields.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from fastapi import Request
 from starlette.concurrency import run_in_threadpool
@@ -21,8 +21,10 @@ from dynhat_runtime.text.documents import (
     Untouched,
     parse_document,
     put_together,
+    usual_cuts,
 )
 from dynhat_runtime.text.language import Detection, detect
+from dynhat_runtime.text.sentences import Cuts
 
 MIN_ECHO_CONFIDENCE = 0.9
 """From there on a text whose language was not told is taken to be in the target language, and echoed."""
@@ -30,9 +32,14 @@ MIN_ECHO_CONFIDENCE = 0.9
 
 @dataclass(frozen=True, slots=True)
 class Source:
-    """What a client sent: documents, and where their language was not told, what it was taken to be."""
+    """What a client sent: documents, and where their language was not told, what it was taken to be.
+
+    Attributes:
+        cuts: What ends a sentence in them.
+    """
 
     documents: tuple[Document, ...]
+    cuts: Cuts
     detected: tuple[Detection, ...] | None = None
 
     @property
@@ -48,15 +55,17 @@ async def read_source(
     *,
     is_auto: bool,
     tag_names: TagNames = NO_TAG_NAMES,
+    cuts: Cuts | None = None,
 ) -> Source:
-    """Parse, and detect where it was asked for; long texts on a thread."""
+    """Parse, and detect where it was asked for; long texts on a thread. Without `cuts` the format's usual ones hold."""
+    chosen = usual_cuts(text_format) if cuts is None else cuts
 
     def read() -> Source:
-        documents = [parse_document(text, text_format, engine.src_lang, tag_names) for text in texts]
+        documents = [parse_document(text, text_format, engine.src_lang, tag_names, chosen) for text in texts]
         if not is_auto:
-            return Source(tuple(documents))
+            return Source(tuple(documents), chosen)
         pairs = [_taken(document, text, engine) for document, text in zip(documents, texts, strict=True)]
-        return Source(tuple(pair[0] for pair in pairs), tuple(pair[1] for pair in pairs))
+        return Source(tuple(pair[0] for pair in pairs), chosen, tuple(pair[1] for pair in pairs))
 
     if sum(map(len, texts)) <= QUICK_CHARS:
         return read()
@@ -85,5 +94,5 @@ async def translate_source(
     Returns:
         Each document's translation, and what the engine says of their texts.
     """
-    translation = await translate(engine, source.texts, request, asked)
+    translation = await translate(engine, source.texts, request, replace(asked, cuts=source.cuts))
     return put_together(source.documents, translation.texts), translation

@@ -15,6 +15,7 @@ from dynhat_runtime.operating_point import OperatingPointTable
 from dynhat_runtime.queue_load import Priority, QueueLoad
 from dynhat_runtime.resource_snapshot import ResourceSnapshot
 from dynhat_runtime.tally import ControlTallies, EngineTallies
+from dynhat_runtime.text.sentences import Cuts
 
 Mode = Literal["auto", "pinned"]
 
@@ -118,7 +119,7 @@ class EnginePort(Protocol):
             EngineStoppedError: The engine is stopping.
         """
 
-    def count_src_tokens(self, texts: Sequence[str]) -> list[tuple[int, ...]]:
+    def count_src_tokens(self, texts: Sequence[str], cuts: Cuts = "lines") -> list[tuple[int, ...]]:
         """Per text, the length in tokens of everything that is decoded at once."""
 
     def submit(
@@ -132,6 +133,7 @@ class EnginePort(Protocol):
         request_id: str | None = None,
         on_sentence: Callable[[int, str], None] | None = None,
         num_alternatives: int = 0,
+        cuts: Cuts = "lines",
     ) -> Future[Any]:
         """A future of one `Translated` per text (Any: futures are invariant).
 
@@ -146,6 +148,7 @@ class EnginePort(Protocol):
             on_sentence: Hears of each sentence, on the engine's thread: number of its text, next piece of that
                 text's translation. The request is then translated in order, and there is no second attempt.
             num_alternatives: Other translations wanted of each text.
+            cuts: What ends a sentence.
 
         Raises:
             EngineOverloadedError: The queue is full.

@@ -16,6 +16,7 @@ from dynhat_runtime.errors import DeadlineError, EngineStoppedError
 from dynhat_runtime.logs import current_request_id
 from dynhat_runtime.queue_load import Priority
 from dynhat_runtime.service.ports import EnginePort, Translated
+from dynhat_runtime.text.sentences import Cuts
 
 QUICK_CHARS = 1000
 """Longer texts are cut into sentences and counted on a thread: beyond about a millisecond others would wait for it."""
@@ -42,6 +43,7 @@ class Asked:
         priority: The class of requests that it waits in.
         on_sentence: As `EnginePort.submit` has it.
         num_alternatives: Other translations wanted of each text.
+        cuts: What ends a sentence.
     """
 
     timeout_s: float
@@ -50,6 +52,7 @@ class Asked:
     priority: Priority = "interactive"
     on_sentence: Callable[[int, str], None] | None = None
     num_alternatives: int = 0
+    cuts: Cuts = "lines"
 
 
 async def translate(engine: EnginePort, texts: Sequence[str], request: Request, asked: Asked) -> Translation:
@@ -87,6 +90,7 @@ async def submit(engine: EnginePort, texts: Sequence[str], asked: Asked) -> Futu
             request_id=current_request_id(),
             on_sentence=asked.on_sentence,
             num_alternatives=asked.num_alternatives,
+            cuts=asked.cuts,
         )
 
     if sum(map(len, present)) <= QUICK_CHARS:

@@ -8,6 +8,7 @@ from itertools import islice
 from typing import Literal, Protocol
 
 from dynhat_runtime.text.html import INLINE, parse_markup
+from dynhat_runtime.text.sentences import Cuts
 
 TextFormat = Literal["text", "html"]
 
@@ -72,14 +73,23 @@ class TagNames:
 NO_TAG_NAMES = TagNames()
 
 
+def usual_cuts(text_format: TextFormat) -> Cuts:
+    """What ends a sentence in this format: in HTML a line break is white space like any other."""
+    return "lines" if text_format == "text" else "sentences"
+
+
 def parse_document(
-    text: str, text_format: TextFormat, language: str = "en", names: TagNames = NO_TAG_NAMES
+    text: str,
+    text_format: TextFormat,
+    language: str = "en",
+    names: TagNames = NO_TAG_NAMES,
+    cuts: Cuts = "sentences",
 ) -> Document:
-    """Read a text of this language in its format; see `parse_markup` for what is left alone."""
+    """Read a text of this language in its format; see `parse_markup` for what is left alone, and for `cuts`."""
     if text_format == "text":
         return PlainText(text)
     inline = (INLINE | lowered(names.inline)) - lowered(names.splitting)
-    return parse_markup(text, names.ignored, inline_tags=inline, language=language)
+    return parse_markup(text, names.ignored, inline_tags=inline, language=language, cuts=cuts)
 
 
 def lowered(names: Collection[str]) -> frozenset[str]:

@@ -16,7 +16,7 @@ from typing import NamedTuple
 
 from dynhat_runtime.text.inline_tags import MAX_ELEMENTS, Element, Tag, TaggedSentence, escape
 from dynhat_runtime.text.markup_pieces import Piece, read_pieces
-from dynhat_runtime.text.sentences import has_language, split_sentences
+from dynhat_runtime.text.sentences import Cuts, has_language, split_sentences
 
 INLINE = frozenset(
     (
@@ -100,6 +100,7 @@ def parse_markup(
     *,
     inline_tags: Collection[str] = INLINE,
     language: str = "en",
+    cuts: Cuts = "sentences",
 ) -> Markup:
     """Find the texts to translate.
 
@@ -111,6 +112,7 @@ def parse_markup(
         ignored_tags: Names of further elements to leave alone.
         inline_tags: Names of elements that do not end a sentence.
         language: Its code, to know a sentence's end by.
+        cuts: What ends a sentence within an element.
     """
     inline = frozenset(tag.lower() for tag in inline_tags)
     parts: list[Kept | Prose | TaggedSentence] = []
@@ -120,7 +122,7 @@ def parse_markup(
         if not has_language(text):
             continue
         parts.append(Kept(source[position : passage[0].begin]))
-        parts += _sentences(text, tags, language) if tags else [Prose(text)]
+        parts += _sentences(text, tags, language, cuts) if tags else [Prose(text)]
         position = passage[-1].end
     return Markup((*parts, Kept(source[position:])))
 
@@ -159,13 +161,13 @@ def _read(source: str, passage: Sequence[Piece]) -> tuple[str, list[_NamedTag]]:
 
 
 def _sentences(
-    text: str, tags: Sequence[_NamedTag], language: str
+    text: str, tags: Sequence[_NamedTag], language: str, cuts: Cuts
 ) -> Iterator[Kept | Prose | TaggedSentence]:
     """A passage with inline tags, sentence by sentence, and what is between them."""
     pairs = _pairs(tags)
     opened_at = [tags[first].tag.at for first, _ in pairs]
     next_tag, position, cursor = 0, 0, 0
-    for segment in split_sentences(text, language):
+    for segment in split_sentences(text, language, cuts):
         begin = cursor + len(segment.before)
         end = begin + len(segment.sentence)
         cursor = end + len(segment.after)

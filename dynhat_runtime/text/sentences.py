@@ -7,10 +7,18 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from typing import Literal
 
 import sentencex
 
 from dynhat_runtime.text.protected_spans import Span, protected_spans
+
+Cuts = Literal["lines", "sentences", "none"]
+"""Where a text is cut: at line breaks and between sentences; between sentences, a line break being a space; nowhere."""
+
+LINE_BREAKS = "\n\r\v\f\x1c\x1d\x1e\x85\u2028\u2029"
+"""What `str.splitlines` takes for the end of a line."""
+AS_SPACES = str.maketrans(LINE_BREAKS, " " * len(LINE_BREAKS))
 
 MAX_SPANS = 6
 """Protected spans in one sentence at most; one with more is cut. It bounds what one sentence is translated as."""
@@ -40,26 +48,36 @@ def has_language(text: str) -> bool:
     return any(map(str.isalpha, text[position:]))
 
 
-def split_sentences(text: str, language: str) -> list[Segment]:
+def split_sentences(text: str, language: str, cuts: Cuts = "lines") -> list[Segment]:
     """Cut `text` into sentences; joining the segments' three parts gives `text` back.
 
-    Line breaks always end a sentence. No cut falls into a protected span, and no sentence has more than `MAX_SPANS`.
+    No cut falls into a protected span, and no sentence has more than `MAX_SPANS`.
+
+    Args:
+        text: Any.
+        language: Its code.
+        cuts: Where.
     """
+    lines = text.splitlines(keepends=True) if cuts == "lines" else [text]
     return [
         _segment(piece)
-        for line in text.splitlines(keepends=True)
-        for piece in _pieces(line, language)
+        for line in lines
+        for piece in _pieces(line, [line] if cuts == "none" else _sentences(line, language))
         if piece
     ]
 
 
-def _pieces(line: str, language: str) -> Iterator[str]:
-    """The splitter's pieces of one line, or the line itself should the splitter lose a character."""
+def _sentences(line: str, language: str) -> list[str]:
+    """The splitter's pieces, line breaks being spaces; all in one should it lose a character."""
+    line = line.translate(AS_SPACES)
     pieces = list(sentencex.segment(language, line)) if line.strip() else [line]
-    if len(pieces) < 1 or "".join(pieces) != line:
-        pieces = [line]
+    return pieces if "".join(pieces) == line else [line]
+
+
+def _pieces(line: str, sentences: Sequence[str]) -> Iterator[str]:
+    """A line cut where its sentences meet, and protected spans are not torn."""
     begin = 0
-    for cut in _cuts(pieces, protected_spans(line)):
+    for cut in _cuts(sentences, protected_spans(line)):
         yield line[begin:cut]
         begin = cut
     yield line[begin:]
