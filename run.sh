@@ -12,7 +12,7 @@ usage() {
 Usage: ./run.sh COMMAND [ARGUMENTS]
 
   serve [OPTIONS]        run the daemon (options: ./run.sh serve --help)
-  test  [PYTEST OPTIONS] run the tests
+  test  [PYTEST OPTIONS] run the tests; without options all of them, in two processes
   check                  lint, format, types, import contracts and tests
   bench [OPTIONS]        run the benchmarks
   help                   this text
@@ -147,6 +147,8 @@ run_serve() {
 run_test() {
   need dev
   cd "$root"
+  # All of them in two processes: half of the tests wait. A file's tests share what they set up.
+  [[ $# -gt 0 ]] || set -- --numprocesses 2 --dist loadfile
   "$venv/bin/python" -m pytest "$@"
 }
 
