@@ -25,8 +25,10 @@ from typing import Any
 
 from starlette.types import ASGIApp
 
+from dynhat_runtime.c_allocator import release_free_memory
 from dynhat_runtime.errors import DynhatError, SettingsError
 from dynhat_runtime.heartbeat import Heartbeat, StallLimits, status_of
+from dynhat_runtime.housekeeping import Housekeeping
 from dynhat_runtime.http_server import POLL_S, Entrance, HttpServer
 from dynhat_runtime.listeners import Listeners, allow_many_connections
 from dynhat_runtime.logs import configure_logging
@@ -169,6 +171,7 @@ class _Daemon:
         serving = asyncio.ensure_future(self._serve_http(loading))
         watching = asyncio.ensure_future(self._watch_keys())
         beating = asyncio.ensure_future(self._heartbeat().run(watchdog_period_s()))
+        tidying = asyncio.ensure_future(Housekeeping(self._lifecycle).run())
         try:
             await self._serve_until_told(loading, serving)
             await self._drain_and_stop(loading)
@@ -177,6 +180,7 @@ class _Daemon:
             await serving
             watching.cancel()
             beating.cancel()
+            tidying.cancel()
 
     async def _serve_http(self, loading: asyncio.Future[Runtime]) -> None:
         """Answer on all sockets; on inherited ones not before there is something to answer with."""
@@ -302,6 +306,7 @@ class _Daemon:
             await asyncio.to_thread(runtime.engine.stop, self._settings.request_timeout_s)
         del runtime
         gc.collect()
+        await asyncio.to_thread(release_free_memory)
 
     async def _watch_keys(self) -> None:
         """Read the key file anew whenever it is another one."""

@@ -19,10 +19,6 @@ from pathlib import Path
 TORCH_LIBRARIES = (("libtorch_global_deps.so", ctypes.RTLD_GLOBAL), ("libtorch_python.so", ctypes.RTLD_LOCAL))
 """In the order, and each in the way, that importing torch loads them."""
 
-M_ARENA_MAX = -8
-"""glibc's number for it, in malloc.h."""
-NUM_ARENAS = 2
-
 
 @contextmanager
 def loading() -> Iterator[Callable[[], None]]:
@@ -44,16 +40,6 @@ def loading() -> Iterator[Callable[[], None]]:
         yield loaded
     finally:
         loaded()
-
-
-def share_allocator_arenas() -> None:
-    """Have all threads allocate from two arenas of the C library; where it has none, nothing is done.
-
-    It would give each new thread one of its own, up to eight per CPU, and what is freed there stays there. Every
-    reload brings new threads: memory grew by a sixth in two minutes of them (`docs/decisions/0022-faults.md`).
-    """
-    with contextlib.suppress(OSError, AttributeError):
-        ctypes.CDLL(None).mallopt(M_ARENA_MAX, NUM_ARENAS)
 
 
 def begin_to_load_torch() -> threading.Thread:

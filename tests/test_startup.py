@@ -4,11 +4,9 @@ from __future__ import annotations
 
 import gc
 import importlib.util
-import platform
 import subprocess
 import sys
 import weakref
-from pathlib import Path
 
 import pytest
 
@@ -104,36 +102,3 @@ def test_libraries_that_cannot_be_loaded(monkeypatch: pytest.MonkeyPatch) -> Non
     monkeypatch.setattr("threading.excepthook", failures.append)
     startup.begin_to_load_torch().join()
     assert failures == []
-
-
-ARENAS = """
-import ctypes, re, sys, threading
-from dynhat_runtime import startup
-if sys.argv[1] == "shared":
-    startup.share_allocator_arenas()
-c = ctypes.CDLL(None)
-c.malloc.restype, c.fopen.restype = ctypes.c_void_p, ctypes.c_void_p
-meeting = threading.Barrier(8)
-def allocate():
-    meeting.wait()
-    ctypes.CDLL(None).malloc(1000)
-    meeting.wait()
-threads = [threading.Thread(target=allocate) for _ in range(8)]
-[thread.start() for thread in threads]
-[thread.join() for thread in threads]
-file = ctypes.c_void_p(c.fopen(sys.argv[2].encode(), b"w"))
-c.malloc_info(0, file)
-c.fclose(file)
-print(len(re.findall("<heap nr", open(sys.argv[2]).read())))
-"""
-
-
-@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="arenas are glibc's")
-def test_arenas_are_shared(tmp_path: Path) -> None:
-    """Eight threads that allocate at once have two arenas together; without it they have more."""
-
-    def num_arenas(how: str) -> int:
-        command = [sys.executable, "-c", ARENAS, how, str(tmp_path / how)]
-        return int(subprocess.check_output(command, text=True, cwd=Path(__file__).parent.parent))
-
-    assert num_arenas("shared") <= 2 < num_arenas("own")

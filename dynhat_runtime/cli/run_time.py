@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Annotated, BinaryIO
 import typer
 
 from dynhat_runtime import startup
+from dynhat_runtime.c_allocator import share_arenas
 from dynhat_runtime.cli.root import (
     DEFAULT_URL,
     BundleOption,
@@ -91,7 +92,7 @@ def serve(
         "log_level": log_level,
         "log_format": log_format,
     }
-    startup.share_allocator_arenas()
+    share_arenas()
     with startup.loading() as loaded:
         startup.begin_to_load_torch()
         from dynhat_runtime.settings import load_settings
