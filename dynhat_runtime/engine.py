@@ -12,6 +12,7 @@ took; whoever submits a request may name its point.
 from __future__ import annotations
 
 import logging
+import math
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -208,6 +209,7 @@ class TranslationEngine:
         on_sentence: OnSentence | None = None,
         num_alternatives: int = 0,
         cuts: Cuts = "lines",
+        timeout_s: float = math.inf,
     ) -> Future[list[TextTranslation]]:
         """Queue texts for translation.
 
@@ -224,6 +226,7 @@ class TranslationEngine:
                 translated sentence by sentence, in order, and there is no second attempt.
             num_alternatives: Other translations wanted of each text; there are never more than beams.
             cuts: What ends a sentence.
+            timeout_s: How long somebody waits for it: who waits less long is translated first.
 
         Returns:
             One translation per text. Cancelling the future drops what is not done, also what has begun.
@@ -236,10 +239,11 @@ class TranslationEngine:
         self.check_room()
         own_point = None if point_id is None else self._points[point_id]
         segments = [split_sentences(text, self.src_lang, cuts) for text in texts]
+        submitted_s = time.monotonic()
         request = TranslationRequest(
             texts=segments,
             beam_size=beam_size or self._beam_size,
-            submitted_s=time.monotonic(),
+            submitted_s=submitted_s,
             future=Future(),
             num_tokens={
                 (number, position): sum(self._translator.part_lengths(segment.sentence))
@@ -254,6 +258,7 @@ class TranslationEngine:
             on_sentence=on_sentence,
             max_batch_sentences=MAX_BATCH_SENTENCES if on_sentence is None else 1,
             num_alternatives=num_alternatives,
+            deadline_s=submitted_s + timeout_s,
         )
         with self._lock:
             self._check_open()

@@ -1,10 +1,12 @@
 """Requests that wait for the engine, bounded in requests, sentences and tokens, and what of them is translated next.
 
+An engine that is free takes what there is: nobody is kept waiting for company.
 Locks nothing: the engine holds its lock around every call.
 """
 
 from __future__ import annotations
 
+import math
 from collections import Counter, deque
 from collections.abc import Sequence
 
@@ -26,7 +28,7 @@ PACE_MEMORY = 0.8
 
 
 class RequestQueue:
-    """Requests from their submission until they are answered, oldest first."""
+    """Requests from their submission until they are answered."""
 
     def __init__(self, limits: QueueLimits) -> None:
         self.num_waiting = 0
@@ -111,14 +113,17 @@ class RequestQueue:
         return requests
 
     # Who leads the next batch, and who may share it:
-    #   1  interactive requests go before batch requests, each class oldest first;
+    #   1  interactive requests go before batch requests; in each class who has to be answered first, which is the
+    #      oldest where all wait equally long;
     #   2  but when interactive requests have led so many batches in a row that a batch request has waited through
     #      MAX_TIMES_PASSED_OVER of them, a batch request leads one;
-    #   3  a batch that an interactive request leads is shared with interactive requests only.
+    #   3  a batch that an interactive request leads is shared with interactive requests only;
+    #   4  nobody joins a batch that by the present pace would thereby be late for one in it.
     def _in_turn(self) -> Sequence[TranslationRequest]:
         """Those that may share the next batch, its leader first."""
-        interactive = [request for request in self._requests if request.priority == "interactive"]
-        others = [request for request in self._requests if request.priority == "batch"]
+        in_order = sorted(self._requests, key=lambda request: request.deadline_s)
+        interactive = [request for request in in_order if request.priority == "interactive"]
+        others = [request for request in in_order if request.priority == "batch"]
         if not (interactive and others):
             self._num_times_passed_over = 0
             return interactive or others
@@ -141,19 +146,28 @@ class RequestQueue:
         num_batch_tokens = 0
         point: ActivePoint | None = None
         beam_size = 0
+        time_left_s = math.inf
+
+        def has_room(request: TranslationRequest) -> bool:
+            """For its next sentence."""
+            num_tokens = num_batch_tokens + request.num_tokens[request.waiting[0]]
+            is_in_time = num_tokens * (self._s_per_token or 0.0) <= time_left_s
+            return not batch or (num_tokens <= MAX_BATCH_TOKENS and is_in_time)
+
         for request in self._in_turn():
             if batch and (request.point_when_active(active), request.beam_size) != (point, beam_size):
                 continue
+            if request.waiting and not has_room(request):
+                break
             if request.point is None and not self._begin(request, active, now_s):
                 continue
             point, beam_size = request.point, request.beam_size
             num_left = min(MAX_BATCH_SENTENCES - len(batch), request.max_batch_sentences)
-            while request.waiting and num_left:
+            while request.waiting and num_left and has_room(request):
                 num_batch_tokens += request.num_tokens[request.waiting[0]]
-                if batch and num_batch_tokens > MAX_BATCH_TOKENS:
-                    return batch
                 batch.append((request, self._take(request)))
                 num_left -= 1
+            time_left_s = min(time_left_s, request.deadline_s - now_s)
             if len(batch) == MAX_BATCH_SENTENCES:
                 break
         return batch

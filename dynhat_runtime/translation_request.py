@@ -6,6 +6,7 @@ and no clock.
 
 from __future__ import annotations
 
+import math
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future
@@ -106,6 +107,8 @@ class TranslationRequest:
     """From submission, by when a second attempt must be expected to be done; None sets no limit, 0 forbids it."""
     num_alternatives: int = 0
     """Other translations wanted of each text."""
+    deadline_s: float = math.inf
+    """Monotonic time after which nobody waits for it any more."""
     waiting: deque[Place] = field(init=False)
     """Sentences still to be translated, in order."""
     translations: dict[Place, SentenceTranslation] = field(default_factory=dict)

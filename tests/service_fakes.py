@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import threading
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -156,6 +157,7 @@ class FakeEngine:
         on_sentence: Callable[[int, str], None] | None = None,
         num_alternatives: int = 0,
         cuts: Cuts = "lines",
+        timeout_s: float = math.inf,
     ) -> Future[list[FakeTranslation]]:
         """Queue the texts."""
         if self.failure is not None:
@@ -164,7 +166,9 @@ class FakeEngine:
             raise EngineStoppedError("engine is stopped")
         self.submitted.append(list(texts))
         self.retries_within_ms.append(retry_within_ms)
-        self.asked.append({"priority": priority, "request_id": request_id, "cuts": cuts})
+        self.asked.append(
+            {"priority": priority, "request_id": request_id, "cuts": cuts, "timeout_s": timeout_s}
+        )
         point = point_id or self.active_point_id
         future = self._worker.submit(self._translate, list(texts), point, on_sentence, num_alternatives)
         self.futures.append(future)

@@ -352,6 +352,7 @@ def test_a_deadline_that_cannot_be_met(client: TestClient, engine: FakeEngine) -
     check_refusal(response, 504, "deadline_ms 29", "p3", "30.0 ms", code="deadline")
     assert engine.submitted == []
     assert ask(client, point="p3", deadline_ms=5000).status_code == 200
+    assert engine.asked[-1]["timeout_s"] == pytest.approx(5.0, abs=1.0)
 
 
 def test_a_deadline_that_passes(client: TestClient, engine: FakeEngine) -> None:

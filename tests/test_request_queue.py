@@ -23,12 +23,11 @@ def make_request(
     """A request of equal sentences."""
     return TranslationRequest(
         texts=[[Segment("", f"Sentence {number}.", " ") for number in range(num_sentences)]],
-        beam_size=4,
         submitted_s=0.0,
         future=Future(),
         num_tokens={(0, number): num_tokens for number in range(num_sentences)},
         priority=priority,
-        **more,
+        **{"beam_size": 4, **more},
     )
 
 
@@ -139,6 +138,49 @@ def test_interactive_shares_a_batch_request_s_turn() -> None:
         next_requests(queue)
     queue.add(quick)
     assert next_requests(queue) == [jobs, quick]
+
+
+def test_who_has_to_be_answered_first_goes_first() -> None:
+    """In each class the nearest deadline leads; of equal ones the oldest."""
+    queue = RequestQueue(QueueLimits())
+    requests = {
+        name: make_request(priority=priority, deadline_s=deadline_s, beam_size=number)
+        for number, (name, priority, deadline_s) in enumerate(
+            [
+                ("batch", "batch", 1.0),
+                ("patient", "interactive", 60.0),
+                ("as patient, younger", "interactive", 60.0),
+                ("hurried", "interactive", 2.0),
+            ],
+            start=1,
+        )
+    }
+    for request in requests.values():
+        queue.add(request)
+    order = [next_requests(queue) for _ in requests]
+    assert order == [[requests[name]] for name in ("hurried", "patient", "as patient, younger", "batch")]
+
+
+def test_nobody_joins_who_makes_another_late() -> None:
+    """At 10 ms per token a request of 10 tokens with 150 ms left goes alone; with 250 ms left it has company."""
+    queue = RequestQueue(QueueLimits())
+    queue.note_pace(100, 1.0)
+    hurried, patient = make_request(deadline_s=1000.15), make_request()
+    queue.add(patient)
+    queue.add(hurried)
+    assert finish(queue, queue.next_batch(POINT, 1000.0)) == [hurried]
+    hurried = make_request(deadline_s=1000.25)
+    queue.add(hurried)
+    assert finish(queue, queue.next_batch(POINT, 1000.0)) == [hurried, patient]
+
+
+def test_its_own_sentences_make_nobody_late() -> None:
+    """A request that cannot be in time has its sentences in one batch all the same: there is no quicker way."""
+    queue = RequestQueue(QueueLimits())
+    queue.note_pace(100, 1.0)
+    queue.add(make_request(3, deadline_s=1000.15))
+    queue.add(make_request())
+    assert len(queue.next_batch(POINT, 1000.0)) == 3
 
 
 def test_a_batch_has_a_token_budget() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future
 from datetime import datetime
@@ -134,6 +135,7 @@ class EnginePort(Protocol):
         on_sentence: Callable[[int, str], None] | None = None,
         num_alternatives: int = 0,
         cuts: Cuts = "lines",
+        timeout_s: float = math.inf,
     ) -> Future[Any]:
         """A future of one `Translated` per text (Any: futures are invariant).
 
@@ -149,6 +151,7 @@ class EnginePort(Protocol):
                 text's translation. The request is then translated in order, and there is no second attempt.
             num_alternatives: Other translations wanted of each text.
             cuts: What ends a sentence.
+            timeout_s: How long somebody waits for it.
 
         Raises:
             EngineOverloadedError: The queue is full.

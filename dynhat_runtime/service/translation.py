@@ -91,6 +91,7 @@ async def submit(engine: EnginePort, texts: Sequence[str], asked: Asked) -> Futu
             on_sentence=asked.on_sentence,
             num_alternatives=asked.num_alternatives,
             cuts=asked.cuts,
+            timeout_s=asked.timeout_s,
         )
 
     if sum(map(len, present)) <= QUICK_CHARS:
