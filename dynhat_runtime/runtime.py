@@ -172,8 +172,7 @@ class _Loaded:
     def _renewed(self, old: Settings, old_table: OperatingPointTable, new: Settings) -> Runtime | None:
         """The runtime for `new`, if the table's file or a setting it is made of is another."""
         bundle = _open_bundle(new)
-        if bundle.weights_sha256 != self.weights_sha256:
-            raise BundleError(f"{bundle.path}: the weights are others now: restart to load them")
+        bundle.check_weights(self.weights_sha256)
         if bundle.shortlist_sha256 != self.shortlist_sha256:
             raise BundleError(f"{bundle.path}: the vocabulary shortlist is another now: restart to load it")
         table = bundle.table(new.table)

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 from dynhat_runtime.decoding.canary import check_points
 from dynhat_runtime.decoding.translator import Translator
-from dynhat_runtime.errors import BundleError, UnknownOperatingPointError
+from dynhat_runtime.errors import UnknownOperatingPointError
 from dynhat_runtime.model.checkpoint import Bundle
 from dynhat_runtime.model.decodable import PointCutter
 from dynhat_runtime.model.super_transformer import SuperTransformer
@@ -84,8 +84,7 @@ class _Weights:
         """
         opened, self._opened = self._opened, None
         bundle = opened or Bundle.open(self._path)
-        if bundle.weights_sha256 != self._sha256:
-            raise BundleError(f"{self._path}: the weights are others now: restart to load them")
+        bundle.check_weights(self._sha256)
         return bundle.super_transformer()
 
 

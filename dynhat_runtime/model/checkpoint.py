@@ -123,6 +123,15 @@ class Bundle:
         """Identifies the SuperTransformer that a table was measured on."""
         return self.manifest.files[WEIGHTS].sha256
 
+    def check_weights(self, loaded_sha256: str) -> None:
+        """Refuse weights other than those that were loaded before.
+
+        Raises:
+            BundleError: The weights are others now.
+        """
+        if self.weights_sha256 != loaded_sha256:
+            raise BundleError(f"{self.path}: the weights are others now: restart to load them")
+
     @property
     def shortlist_sha256(self) -> str | None:
         """Identifies the vocabulary shortlist that a table was measured with; None where there is none."""

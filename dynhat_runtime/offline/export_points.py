@@ -42,7 +42,7 @@ from dynhat_runtime.offline.profile import (
     reference_latencies,
 )
 from dynhat_runtime.offline.searched_points import read_searched_points
-from dynhat_runtime.offline.text_files import check_writable, write_text
+from dynhat_runtime.offline.whole_files import check_writable, write_text
 from dynhat_runtime.operating_point import OperatingPoint, OperatingPointTable, Precision
 
 FIGURES_FILE, CANDIDATES_FILE = "figures.jsonl", "candidates.csv"

@@ -12,7 +12,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 
 from dynhat_runtime.errors import SettingsError
-from dynhat_runtime.offline.text_files import append_line
+from dynhat_runtime.offline.whole_files import append_line
 
 Figures = dict[str, float | int | str | None]
 

@@ -17,7 +17,7 @@ from pathlib import Path
 
 from dynhat_runtime.design_space import LatencyFeatures
 from dynhat_runtime.errors import LatencyDataError
-from dynhat_runtime.offline.text_files import append_line
+from dynhat_runtime.offline.whole_files import append_line
 
 FEATURE_COLUMNS = (
     "encoder_embed_dim",

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from dynhat_runtime.errors import SearchError
-from dynhat_runtime.offline.text_files import append_line
+from dynhat_runtime.offline.whole_files import append_line
 
 
 class LossKey(NamedTuple):

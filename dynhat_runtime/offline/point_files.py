@@ -18,7 +18,7 @@ from dynhat_runtime.offline.paper_points import DEFAULT_SOURCE, PaperPoints
 from dynhat_runtime.offline.profile import PointQuality, PointToMeasure, points_of_table
 from dynhat_runtime.offline.recipe import FixedRecipe, read_toml
 from dynhat_runtime.offline.searched_points import read_searched_points, slug
-from dynhat_runtime.offline.text_files import write_text
+from dynhat_runtime.offline.whole_files import write_text
 from dynhat_runtime.operating_point import OperatingPointTable, PointId, Precision
 
 YAML_ENDINGS = (".yml", ".yaml")

@@ -16,6 +16,7 @@ from dynhat_runtime.errors import TrainingError
 from dynhat_runtime.offline.cleaning import Reason
 from dynhat_runtime.offline.parallel_text import Pair
 from dynhat_runtime.offline.prepared_data import ShardRecord
+from dynhat_runtime.offline.whole_files import write_bytes
 
 
 class ChunkRecord(BaseModel):
@@ -49,7 +50,7 @@ class WorkFolder:
             raise TrainingError(
                 f"{self.path}: cannot be written ({error.strerror}): give another folder"
             ) from error
-        write_whole(mark, identity.encode("ascii"))
+        write_bytes(mark, identity.encode("ascii"), "--out")
 
     def cleaned(self, chunk: str) -> ChunkRecord | None:
         """What cleaning made of a chunk; None where it has not yet."""
@@ -64,8 +65,8 @@ class WorkFolder:
 
     def keep_cleaned(self, chunk: str, pairs: Sequence[Pair], record: ChunkRecord) -> None:
         """A chunk is cleaned."""
-        write_whole(self._text(chunk), "".join(f"{src}\t{tgt}\n" for src, tgt in pairs).encode())
-        write_whole(self._record(chunk), record.model_dump_json().encode())
+        write_bytes(self._text(chunk), "".join(f"{src}\t{tgt}\n" for src, tgt in pairs).encode(), "--out")
+        write_bytes(self._record(chunk), record.model_dump_json().encode(), "--out")
 
     def pairs(self, chunk: str) -> Iterator[Pair]:
         """The pairs that stayed of a chunk."""
@@ -81,7 +82,7 @@ class WorkFolder:
 
     def keep_vocabulary(self, model: bytes) -> None:
         """The vocabulary is trained."""
-        write_whole(self.path / "vocabulary", model)
+        write_bytes(self.path / "vocabulary", model, "--out")
 
     def shard(self, chunk: str) -> ShardRecord | None:
         """The record of a chunk's shard; None where it is not written yet."""
@@ -90,7 +91,7 @@ class WorkFolder:
 
     def keep_shard(self, chunk: str, record: ShardRecord) -> None:
         """A chunk's shard is written."""
-        write_whole(self._shard(chunk), record.model_dump_json().encode())
+        write_bytes(self._shard(chunk), record.model_dump_json().encode(), "--out")
 
     def _text(self, chunk: str) -> Path:
         return self.path / f"{chunk}.tsv"
@@ -100,17 +101,3 @@ class WorkFolder:
 
     def _shard(self, chunk: str) -> Path:
         return self.path / f"{chunk}.shard.json"
-
-
-def write_whole(path: Path, content: bytes) -> None:
-    """Write a file under a temporary name first, so that it is whole or not there.
-
-    Raises:
-        TrainingError: It cannot be written.
-    """
-    partial = path.with_name(path.name + ".partial")
-    try:
-        partial.write_bytes(content)
-        partial.replace(path)
-    except OSError as error:
-        raise TrainingError(f"{path}: cannot be written ({error.strerror}): give another folder") from error

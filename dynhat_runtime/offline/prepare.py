@@ -23,7 +23,7 @@ from dynhat_runtime.offline.data import tokenise
 from dynhat_runtime.offline.parallel_text import BrokenLine, Pair, TextFile, read_lines, read_pairs
 from dynhat_runtime.offline.preparation_progress import PreparationProgress, late_interrupt
 from dynhat_runtime.offline.preparation_report import as_markdown
-from dynhat_runtime.offline.preparation_work import ChunkRecord, WorkFolder, write_whole
+from dynhat_runtime.offline.preparation_work import ChunkRecord, WorkFolder
 from dynhat_runtime.offline.prepared_data import (
     FREE_DATA_FIELDS,
     CorpusRecord,
@@ -35,6 +35,7 @@ from dynhat_runtime.offline.prepared_data import (
     tokenizer_path,
 )
 from dynhat_runtime.offline.recipe import CleaningRecipe, CorpusRecipe, DataRecipe, dotted_fields
+from dynhat_runtime.offline.whole_files import write_bytes
 
 CHUNK_LINES = 50_000
 """Lines of a chunk: what an interruption costs at most, and what is in memory at once."""
@@ -95,7 +96,7 @@ def prepare(
             _clean(corpus, work, progress)
         progress.begin("vocabulary")
         model = given or _vocabulary(corpora, data.vocab_size, work)
-        write_whole(tokenizer_path(out), model)
+        write_bytes(tokenizer_path(out), model, "--out")
         pieces = SentencePieceTokenizer(model)
         records = [
             _tokenised(corpus, pieces, data.max_tokens_per_sentence, work, out, progress)
@@ -109,8 +110,8 @@ def prepare(
         dev=tuple(records[len(corpora) :]),
     )
     _check_not_empty(manifest)
-    write_whole(out / "report.md", as_markdown(manifest).encode())
-    write_whole(manifest_path(out), (manifest.model_dump_json(indent=1) + "\n").encode())
+    write_bytes(out / "report.md", as_markdown(manifest).encode(), "--out")
+    write_bytes(manifest_path(out), (manifest.model_dump_json(indent=1) + "\n").encode(), "--out")
     shutil.rmtree(work.path)
     return PreparedData(out, manifest)
 
@@ -291,7 +292,7 @@ def _tokenised(
                 num_src_tokens=len(tokens.src_ids),
                 num_tgt_tokens=len(tokens.tgt_ids),
             )
-            write_whole(out / shard.file, content)
+            write_bytes(out / shard.file, content, "--out")
             work.keep_shard(name, shard)
         shards.append(shard)
         progress.advance(cleaned.num_pairs + sum(cleaned.removed.values()))

@@ -17,7 +17,7 @@ from dynhat_runtime.model.checkpoint import Bundle
 from dynhat_runtime.offline.figure_cache import FigureCache
 from dynhat_runtime.offline.quality_figures import TestSet, quality_rows
 from dynhat_runtime.offline.quality_page import QualityFigures, quality_page
-from dynhat_runtime.offline.text_files import check_writable, write_text
+from dynhat_runtime.offline.whole_files import check_writable, write_text
 
 TATOEBA = "Tatoeba contributors, CC-BY 2.0 FR, tatoeba.org"
 

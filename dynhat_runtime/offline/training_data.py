@@ -11,11 +11,11 @@ from rich.console import Console
 
 from dynhat_runtime.errors import TrainingError
 from dynhat_runtime.offline.data import Batch, TokenisedCorpus, collate, epoch_batches, padded_batches
-from dynhat_runtime.offline.preparation_work import write_whole
 from dynhat_runtime.offline.prepare import prepare
 from dynhat_runtime.offline.prepared_data import PreparedData, manifest_path
 from dynhat_runtime.offline.recipe import Recipe
 from dynhat_runtime.offline.run_folder import RunFolder
+from dynhat_runtime.offline.whole_files import write_bytes
 
 
 # Rules, first match decides:
@@ -41,12 +41,12 @@ def training_data(
         data = PreparedData.open(prepared or run.prepared)
         data.check_fits(recipe.data, "give the recipe it was prepared with, or prepare it anew")
     if not run.tokenizer.exists():
-        write_whole(run.tokenizer, data.tokenizer.read_bytes())
+        write_bytes(run.tokenizer, data.tokenizer.read_bytes(), "--run-dir")
     elif run.tokenizer.read_bytes() != data.tokenizer.read_bytes():
         raise TrainingError(
             f"{data.path} was prepared with another tokenizer than {run.tokenizer}: use another --run-dir"
         )
-    write_whole(run.data_manifest, manifest_path(data.path).read_bytes())
+    write_bytes(run.data_manifest, manifest_path(data.path).read_bytes(), "--run-dir")
     return data
 
 

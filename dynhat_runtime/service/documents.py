@@ -18,11 +18,11 @@ from dynhat_runtime.text.documents import (
     Document,
     TagNames,
     TextFormat,
-    Untouched,
     parse_document,
     put_together,
     usual_cuts,
 )
+from dynhat_runtime.text.html import Kept
 from dynhat_runtime.text.language import Detection, detect
 from dynhat_runtime.text.sentences import Cuts
 
@@ -82,7 +82,7 @@ def _taken(document: Document, text: str, engine: EnginePort) -> tuple[Document,
     if found.language == engine.src_lang:
         return document, found
     if found.confidence >= MIN_ECHO_CONFIDENCE:
-        return Untouched(text), found
+        return Kept(text), found
     return document, Detection(engine.src_lang, 1 - found.confidence)
 
 

@@ -42,23 +42,6 @@ class PlainText:
 
 
 @dataclass(frozen=True, slots=True)
-class Untouched:
-    """A text of which nothing is translated, as it is in the wanted language already."""
-
-    text: str
-
-    @property
-    def texts(self) -> tuple[str, ...]:
-        """None."""
-        return ()
-
-    def with_texts(self, translations: Sequence[str]) -> str:
-        """What came."""
-        assert not translations
-        return self.text
-
-
-@dataclass(frozen=True, slots=True)
 class TagNames:
     """Names of elements that a client has its own mind about."""
 

@@ -45,7 +45,7 @@ INLINE = frozenset(
 
 @dataclass(frozen=True, slots=True)
 class Kept:
-    """A part that comes back as it was."""
+    """A part, or a whole text, that comes back as it was."""
 
     raw: str
 

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from dynhat_runtime.errors import SettingsError
-from dynhat_runtime.offline.text_files import check_writable, write_new_text, write_text
+from dynhat_runtime.offline.whole_files import check_writable, write_new_text, write_text
 
 
 def test_file_is_replaced_whole(tmp_path: Path) -> None:

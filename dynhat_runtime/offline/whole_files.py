@@ -1,4 +1,4 @@
-"""Writing a text file that somebody asked for by an option: whole or not at all, and named when it cannot be done."""
+"""Writing a file that somebody asked for by an option: whole or not at all, and named when it cannot be done."""
 
 from __future__ import annotations
 
@@ -9,19 +9,24 @@ from dynhat_runtime.errors import SettingsError
 
 
 def write_text(path: Path, text: str, option: str) -> None:
+    """Write a text file as `write_bytes` does."""
+    write_bytes(path, text.encode(), option)
+
+
+def write_bytes(path: Path, content: bytes, option: str) -> None:
     """Write a file under a temporary name first, so that an interruption leaves the previous one whole.
 
     Args:
         path: The file; one that is there is replaced.
-        text: Its content.
-        option: What named it, such as `--out`.
+        content: Its content.
+        option: What named it, or its folder, such as `--out`.
 
     Raises:
         SettingsError: It cannot be written.
     """
     partial = path.with_name(path.name + ".partial")
     try:
-        partial.write_text(text, encoding="utf-8")
+        partial.write_bytes(content)
         partial.replace(path)
     except OSError as error:
         raise SettingsError(
