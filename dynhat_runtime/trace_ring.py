@@ -19,8 +19,8 @@ from dynhat_runtime.observation import Observation
 from dynhat_runtime.resource_snapshot import ResourceSnapshot
 from dynhat_runtime.trace import MAX_PAGE_EVENTS, Event, TableIdentity, TracedDecision, TraceHeader, as_line
 
-MAX_HELD_BYTES = 8 * 2**20
-"""Of lines, less what Python adds: about half an hour at four decisions a second."""
+MAX_HELD_BYTES = 2 * 2**20
+"""Of lines, less what Python adds: about seven minutes at four decisions a second."""
 
 
 class TraceRing:
