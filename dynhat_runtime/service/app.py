@@ -31,6 +31,7 @@ from dynhat_runtime.service.limits import RequestLimits
 from dynhat_runtime.service.metrics import Metrics
 from dynhat_runtime.service.ports import SpanPort
 from dynhat_runtime.service.prefix import UnderPrefix
+from dynhat_runtime.service.turnstile import Turnstile
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -104,6 +105,7 @@ def create_app(
             expose_headers=["X-Operating-Point", "X-Request-ID", "Retry-After"],
         )
     paths = frozenset((*operations.PATHS, *web_page.PATHS))
+    app.add_middleware(Turnstile)
     app.add_middleware(Gate, lifecycle=lifecycle, metrics=metrics, paths=paths, spans=spans)
     if terms.url_prefix:
         app.add_middleware(UnderPrefix, prefix=terms.url_prefix)
