@@ -220,3 +220,13 @@ def test_record_that_says_nothing(bundle: Bundle, tmp_path: Path) -> None:
     for row in figures.rows:
         row.figures.update({"chrf": 1.0, "num_sentences": 1} | dict.fromkeys(COUNT_NAMES, 0))
     assert "not recorded, target tokens not recorded, hours not recorded" in quality_page(figures)
+    start = {
+        "weights_sha256": "ab" * 32,
+        "training_record": {"updates": 7000, "target_tokens_seen": 18_400_000},
+    }
+    begun = quality_page(replace(figures, training={"updates": 20, "started_from": start}))
+    assert "20 updates, target tokens not recorded" in begun
+    assert (
+        "Begun with the weights abababababab: 7,000 updates, 18.4 M target tokens, hours not recorded."
+        in begun
+    )

@@ -76,16 +76,24 @@ def _page(figures: QualityFigures) -> Iterable[str]:
     yield from _signatures(figures)
 
 
-def _training(figures: QualityFigures) -> Iterable[str]:
-    record = figures.training
+def _spent(record: Mapping[str, Any]) -> str:
+    """What a training took, as its record says."""
     updates, tokens, hours = (record.get(name) for name in ("updates", "target_tokens_seen", "hours"))
     spent = (
         "not recorded" if updates is None else f"{updates:,} updates",
         "target tokens not recorded" if tokens is None else f"{tokens / 1e6:.1f} M target tokens",
         "hours not recorded" if hours is None else f"{hours:.1f} hours",
     )
+    return ", ".join(spent)
+
+
+def _training(figures: QualityFigures) -> Iterable[str]:
+    start = figures.training.get("started_from")
     yield from _heading("Training")
-    yield f"{', '.join(spent)}; the record in the bundle has the recipe."
+    yield f"{_spent(figures.training)}; the record in the bundle has the recipe."
+    if start is not None:
+        yield ""
+        yield f"Begun with the weights {start['weights_sha256'][:12]}: {_spent(start['training_record'])}."
     if figures.curve_file is not None:
         yield ""
         yield f"![dev loss over the training]({figures.curve_file})"
