@@ -97,7 +97,7 @@ def _training(figures: QualityFigures) -> Iterable[str]:
     if figures.curve_file is not None:
         yield ""
         yield f"![dev loss over the training]({figures.curve_file})"
-    corpora = record.get("data") or []
+    corpora = figures.training.get("data") or []
     if corpora:
         counted = any("num_pairs" in corpus for corpus in corpora)
         headings = ["corpus", "licence", "weight", *(["pairs", "target tokens"] if counted else [])]
