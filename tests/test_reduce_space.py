@@ -22,7 +22,7 @@ from tests.toy_training import TOY_SPACE, as_toml, toy_fields, write_toy_data
 
 AUTHORS = Path(__file__).parent / "data" / "searched" / "jetson_nano.json"
 HAT = AUTHORS.with_name("hat_published.json")
-RECIPE = Path(__file__).parent.parent / "recipes" / "en-de.toml"
+RECIPE = Path(__file__).parent.parent / "recipes" / "en-de-wide.toml"
 TABLE = next((shipped_bundle_path() / "tables").glob("*.json"))
 
 
@@ -98,7 +98,7 @@ def test_own_points(tmp_path: Path) -> None:
     """Our own table gives a recipe that loads, on the space the table names; all other fields stay."""
     out = tmp_path / "new.toml"
     reduction = _reduce(TABLE, recipe=RECIPE, out=out)
-    assert reduction.original.name == "quarter-wmt14-ende"
+    assert reduction.original.name == "quarter-wide"
     assert reduction.reduced.cross_attention_span == (1,)
     before, after = Recipe.load(RECIPE), Recipe.load(out)
     assert after.model.space == reduction.reduced
