@@ -66,15 +66,17 @@ class OnePiece:
 
     def write(self, data: bytes) -> None:
         """Send, at the end of this turn."""
-        if data and not self._written:
+        if not data:
+            return
+        if not self._written:
             asyncio.get_running_loop().call_soon(self.flush)
         self._written.append(data)
 
     def flush(self) -> None:
         """Send what has been written."""
-        data = b"".join(self._written)
-        self._written.clear()
-        if data:
+        if self._written:
+            data = b"".join(self._written)
+            self._written.clear()
             self._transport.write(data)
 
     def close(self) -> None:

@@ -143,6 +143,20 @@ def test_one_piece() -> None:
     assert asyncio.run(run()) == [b"head body", b"more and the end", "close"]
 
 
+def test_an_empty_piece_first() -> None:
+    """What follows an empty piece in its turn is sent all the same, such as the end of a stream."""
+
+    async def run() -> list[bytes | str]:
+        transport = Recorded()
+        joined = OnePiece(transport)  # type: ignore[arg-type]
+        joined.write(b"")
+        joined.write(b"0\r\n\r\n")
+        await asyncio.sleep(0)
+        return transport.told
+
+    assert asyncio.run(run()) == [b"0\r\n\r\n"]
+
+
 @dataclass(eq=False)
 class Connection:
     """What of uvicorn's connections is looked at."""
