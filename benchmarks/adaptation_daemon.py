@@ -92,7 +92,11 @@ class Daemon:
             return Request(began_s, elapsed_ms, None, f"{status}: {answer}"), ""
         (translation,) = answer["translations"]
         answered = Request(
-            began_s, elapsed_ms, translation["operating_point"], predicted_ms=translation["predicted_ms"]
+            began_s,
+            elapsed_ms,
+            translation["operating_point"],
+            predicted_ms=translation["predicted_ms"],
+            answered_ms=translation["elapsed_ms"],
         )
         return answered, translation["text"]
 

@@ -31,6 +31,8 @@ class Request:
     error: str | None = None
     predicted_ms: float | None = None
     """What the daemon expected; None where it failed."""
+    answered_ms: float | None = None
+    """What it took by the daemon's own clock, without the way over HTTP; None where it failed."""
 
     def is_over(self, budget_ms: float) -> bool:
         """Took longer than the budget, or failed."""
@@ -110,7 +112,7 @@ class Cell:
     bleu: float | None
     """Mean of the table's BLEU over the requests' points."""
     prediction_error: float | None = None
-    """Median of |predicted / measured - 1|, of those that count 2 s after the disturbance."""
+    """Median of |predicted / the daemon's own time - 1|, of those that count 2 s after the disturbance."""
     settled_s: tuple[float, ...] = ()
     """Per round."""
     num_switches: tuple[int, ...] = ()
@@ -130,8 +132,12 @@ def mean_bleu(requests: Collection[Request], bleu: Mapping[str, float]) -> float
 
 
 def prediction_error(requests: Collection[Request]) -> float | None:
-    """Median of |predicted / measured - 1|; None where nothing was predicted."""
-    errors = [abs(one.predicted_ms / one.elapsed_ms - 1) for one in requests if one.predicted_ms is not None]
+    """Median of |predicted / the daemon's own time - 1|; None where nothing was predicted."""
+    errors = [
+        abs(one.predicted_ms / one.answered_ms - 1)
+        for one in requests
+        if one.predicted_ms is not None and one.answered_ms is not None
+    ]
     return statistics.median(errors) if errors else None
 
 

@@ -60,7 +60,8 @@ def as_markdown(
         f"mean of the table's over the points that answered. `settled after` is the time from the disturbance to "
         f"the last switch before the next one, `switches` all of them, one figure per round; those of the first "
         f"phase follow no disturbance.",
-        "Median error of ours in predicting a request's time (without the way over HTTP), from 2 s on: "
+        "Median error of ours in predicting a request's time, from its arrival at the daemon to the answer, from 2 s "
+        "on: "
         + ", ".join(
             f"{phase.name} {_share(outcome.cell(OURS, position).prediction_error)}"
             for position, phase in enumerate(outcome.phases)

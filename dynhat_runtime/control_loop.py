@@ -21,7 +21,7 @@ from dynhat_runtime.governor.recorder import Recorder
 from dynhat_runtime.governor.request_choice import RequestChoice, RequestWish
 from dynhat_runtime.governor.rules import GovernorRules, PolicyName
 from dynhat_runtime.monitor import Monitor
-from dynhat_runtime.observation import Observation
+from dynhat_runtime.observation import Handling, Observation
 from dynhat_runtime.operating_point import OperatingPointTable
 from dynhat_runtime.resource_snapshot import ResourceSnapshot
 from dynhat_runtime.tally import ControlTallies
@@ -90,6 +90,8 @@ class ControlStatus:
     """Of everything against the table's figures; None before the first decision."""
     slow_down_std: float | None = None
     """Of its logarithm; about its relative error."""
+    handling_ms: float | None = None
+    """What requests take besides being decoded; None before the first decision."""
     num_predictions: int = 0
     """Observations that a prediction was made for, since the start."""
     prediction_error_fraction: float | None = None
@@ -142,7 +144,7 @@ class ControlLoop:
         self._thread: threading.Thread | None = None
         self._stopping = threading.Event()
         self._wake = threading.Event()
-        self._observed: deque[Observation] = deque(maxlen=MAX_WAITING_OBSERVATIONS)
+        self._observed: deque[Observation | Handling] = deque(maxlen=MAX_WAITING_OBSERVATIONS)
 
         self._governor_lock = threading.Lock()  # held while the governor thinks, never while a sensor is read
         self._governor = Governor(table, rules, engine.active_point_id)
@@ -213,6 +215,10 @@ class ControlLoop:
         # No more often than once a budget's time: that is how long such a batch takes.
         if observation.elapsed_ms > self._rules.latency_budget_ms:
             self._wake.set()
+
+    def note_handling(self, handling: Handling) -> None:
+        """Take note of what one request took besides being decoded. Returns at once."""
+        self._observed.append(handling)
 
     def choose(self, wish: RequestWish) -> RequestChoice:
         """The operating point for one request alone.
@@ -309,15 +315,26 @@ class ControlLoop:
         """Hand the governor what was observed since the last pass, in order."""
         while self._observed:
             observation = self._observed.popleft()
-            self._record("observation", observation)
-            with self._governor_lock:
-                result = self._governor.observe(observation)
-            # Any will do: with traffic, no canary is needed.
-            self._last_observed_s, self._canary_is_out = time.monotonic(), False
-            if result is not None:
-                with self._publish_lock:
-                    self._judged.append(result)
-                    self._status = replace(self._status, num_predictions=self._status.num_predictions + 1)
+            if isinstance(observation, Handling):
+                self._learn_handling(observation)
+            else:
+                self._learn_from(observation)
+
+    def _learn_handling(self, handling: Handling) -> None:
+        self._record("handling", handling)
+        with self._governor_lock:
+            self._governor.note_handling(handling)
+
+    def _learn_from(self, observation: Observation) -> None:
+        self._record("observation", observation)
+        with self._governor_lock:
+            result = self._governor.observe(observation)
+        # Any will do: with traffic, no canary is needed.
+        self._last_observed_s, self._canary_is_out = time.monotonic(), False
+        if result is not None:
+            with self._publish_lock:
+                self._judged.append(result)
+                self._status = replace(self._status, num_predictions=self._status.num_predictions + 1)
 
     def _run_canary(self) -> None:
         """Ask an idle engine for a sentence of our own: one at a time, and one in two seconds at most."""
@@ -335,8 +352,8 @@ class ControlLoop:
 
     def _record(
         self,
-        what: Literal["snapshot", "observation", "decision"],
-        value: ResourceSnapshot | Observation | Decision,
+        what: Literal["snapshot", "observation", "handling", "decision"],
+        value: ResourceSnapshot | Observation | Handling | Decision,
     ) -> None:
         """A recorder that fails holds up nothing."""
         if self._recorder is None:
@@ -393,6 +410,7 @@ class ControlLoop:
                 policy=decision.policy,
                 slow_down_factor=decision.slow_down_factor,
                 slow_down_std=decision.slow_down_std,
+                handling_ms=decision.handling_ms,
             )
 
     def _complain(self, what: str, error: Exception) -> None:

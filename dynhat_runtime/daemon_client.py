@@ -89,6 +89,8 @@ def describe_slow_down(status: Mapping[str, Any]) -> str:
     if status["slow_down_factor"] is None:
         return "not known yet"
     text = f"{status['slow_down_factor']:.2f} times the table's latencies (+- {status['slow_down_std']:.0%})"
+    if status["handling_ms"]:
+        text += f" and {status['handling_ms']:.1f} ms besides decoding"
     error = status["prediction_error_fraction"]
     return text if error is None else f"{text}, predictions off by {error:.0%} (median)"
 

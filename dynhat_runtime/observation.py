@@ -1,4 +1,4 @@
-"""What the engine measured of one finished batch, as a value: the governor learns from it. Measures nothing."""
+"""What was measured of a finished batch and of an answered request, as values to learn from. Measures nothing."""
 
 from __future__ import annotations
 
@@ -22,3 +22,12 @@ class Observation:
     """Encoding and decoding of the whole batch; no waiting in the queue."""
     is_canary: bool = False
     """A sentence of our own, translated to see how fast the device is while nobody asks for anything."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Handling:
+    """What one request took besides waiting for others and being decoded: to be read, cut, handed on and answered."""
+
+    monotonic_s: float
+    """Monotonic clock when it was answered."""
+    elapsed_ms: float

@@ -1,7 +1,7 @@
 """A recording of what the governor was told and what it said: values, and the lines of JSON that hold them.
 
-The first line is the header; after it come snapshots, observations, decisions, and gaps where lines were lost, in the
-order in which they happened. Lengths and times only: no text of a user is ever in it. Opens no file.
+The first line is the header; after it come snapshots, observations, handlings, decisions, and gaps where lines were
+lost, in the order in which they happened. Lengths and times only: no text of a user is ever in it. Opens no file.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from typing import Any, Literal
 from pydantic import TypeAdapter, ValidationError
 
 from dynhat_runtime.errors import TraceError, first_complaint
-from dynhat_runtime.observation import Observation
+from dynhat_runtime.observation import Handling, Observation
 from dynhat_runtime.operating_point import OperatingPointTable
 from dynhat_runtime.resource_snapshot import ResourceSnapshot
 
@@ -100,12 +100,13 @@ class Gap:
     num_lost: int
 
 
-Event = ResourceSnapshot | Observation | TracedDecision | Gap
+Event = ResourceSnapshot | Observation | Handling | TracedDecision | Gap
 
 _KINDS: dict[str, type[Any]] = {
     "header": TraceHeader,
     "snapshot": ResourceSnapshot,
     "observation": Observation,
+    "handling": Handling,
     "decision": TracedDecision,
     "gap": Gap,
 }

@@ -15,7 +15,7 @@ from dynhat_runtime import __version__
 from dynhat_runtime.governor.decision import Decision
 from dynhat_runtime.governor.rules import GovernorRules
 from dynhat_runtime.monitor.identity import device_name
-from dynhat_runtime.observation import Observation
+from dynhat_runtime.observation import Handling, Observation
 from dynhat_runtime.resource_snapshot import ResourceSnapshot
 from dynhat_runtime.trace import MAX_PAGE_EVENTS, Event, TableIdentity, TracedDecision, TraceHeader, as_line
 
@@ -49,6 +49,10 @@ class TraceRing:
     def observation(self, observation: Observation) -> None:
         """The governor learns from this next."""
         self._take(observation)
+
+    def handling(self, handling: Handling) -> None:
+        """The governor learns from this next."""
+        self._take(handling)
 
     def decision(self, decision: Decision) -> None:
         """What it decided on the last snapshot."""

@@ -15,6 +15,7 @@ from dynhat_runtime.design_space import SubTransformerConfig
 from dynhat_runtime.errors import EngineOverloadedError, EngineStoppedError
 from dynhat_runtime.governor.governor import ObservationResult
 from dynhat_runtime.governor.request_choice import RequestChoice, RequestWish
+from dynhat_runtime.observation import Handling
 from dynhat_runtime.operating_point import (
     DeviceDescription,
     LatencyMeasurement,
@@ -230,6 +231,7 @@ class FakeStatus:
     policy: str = "predictive"
     slow_down_factor: float = 1.25
     slow_down_std: float = 0.05
+    handling_ms: float | None = 2.5
     prediction_error_fraction: float | None = 0.04
     latest_predictions: tuple[ObservationResult, ...] = ()
 
@@ -308,6 +310,7 @@ class FakeControl:
         self.tallies = ControlTallies()
         self.log: list[FakeDecision] = []
         self.wishes: list[RequestWish] = []
+        self.handlings: list[Handling] = []
 
     def choose(self, wish: RequestWish) -> RequestChoice:
         """The point asked for, else the slowest within the budget, else the fastest."""
@@ -335,6 +338,10 @@ class FakeControl:
             is_met=is_met,
             reason=reason,
         )
+
+    def note_handling(self, handling: Handling) -> None:
+        """Keep it."""
+        self.handlings.append(handling)
 
     def decisions(self, last: int) -> list[FakeDecision]:
         """The end of the log."""

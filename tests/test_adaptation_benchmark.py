@@ -170,7 +170,7 @@ def test_cell() -> None:
         "p",
         ONE_SHARED_CPU,
         10.0,
-        [Request(12.4, 300.0, "large"), Request(12.5, 80.0, "middle", predicted_ms=88.0)],
+        [Request(12.4, 300.0, "large"), Request(12.5, 83.0, "middle", predicted_ms=88.0, answered_ms=80.0)],
         Switch(11.5, "large", "middle", "why"),
     )
     second = phase_run(

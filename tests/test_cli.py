@@ -326,6 +326,7 @@ def test_resources_have_units() -> None:
         "reason": "x",
         "slow_down_factor": 1.5,
         "slow_down_std": 0.1,
+        "handling_ms": 0.0,
         "prediction_error_fraction": None,
     }
     resources = {"cpu_max_frequency_hz": 1.9e9, "cpu_load_fraction": 0.25, "temperature_celsius": 61.5}

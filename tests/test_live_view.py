@@ -59,7 +59,7 @@ def test_explain(runner: CliRunner, control: FakeControl, url: str) -> None:
         "p1 has been active since 2026-01-02T03:04:05",
         "chosen by the policy predictive: fits the budget of 35 ms.",
         "The next better, p2 (25.0 ms predicted, in time with probability 1.00): nothing speaks against it.",
-        "1.25 times the table's latencies (+- 5%), predictions off by 4% (median).",
+        "1.25 times the table's latencies (+- 5%) and 2.5 ms besides decoding, predictions off by 4% (median).",
         "1 sensor is down: thermal: no such file.",
     ):
         assert words in told

@@ -8,7 +8,7 @@ from dataclasses import replace
 import pytest
 
 from dynhat_runtime.errors import TraceError
-from dynhat_runtime.observation import Observation
+from dynhat_runtime.observation import Handling, Observation
 from dynhat_runtime.resource_snapshot import ResourceSnapshot, SensorState
 from dynhat_runtime.trace import (
     MAX_LINE_BYTES,
@@ -42,6 +42,7 @@ OBSERVATION = Observation(
     elapsed_ms=41.5,
     is_canary=True,
 )
+HANDLING = Handling(monotonic_s=13.5, elapsed_ms=3.25)
 DECISION = TracedDecision(
     monotonic_s=12.25,
     active_id="p6",
@@ -63,7 +64,7 @@ HEADER = TraceHeader(
 )
 
 
-@pytest.mark.parametrize("value", [SNAPSHOT, OBSERVATION, DECISION, Gap(num_lost=3), HEADER])
+@pytest.mark.parametrize("value", [SNAPSHOT, OBSERVATION, HANDLING, DECISION, Gap(num_lost=3), HEADER])
 def test_round_trip(value: Event | TraceHeader) -> None:
     """Every kind of line gives back the value it was made of, and is one line of plain JSON."""
     line = as_line(value)

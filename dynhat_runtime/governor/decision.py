@@ -67,6 +67,8 @@ class Decision:
     """Of everything against the table's figures; planned, while nothing was observed under these caps."""
     slow_down_std: float
     """Of its logarithm; about the relative error."""
+    handling_ms: float
+    """What requests take besides being decoded; part of every prediction."""
     dwell_s: float
     """Time left before a step up may be taken; 0 when it may."""
     snapshot: ResourceSnapshot

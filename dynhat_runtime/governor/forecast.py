@@ -19,6 +19,7 @@ PLAN_STD = 0.15
 """Likewise of what is planned for, when a probability is asked for."""
 LEAST_OBSERVED = 2
 """Observations that replace the plan; one alone may be a cold start."""
+LEAST_DECODING_MS = 1e-3
 STANDARD_NORMAL = NormalDist()
 
 
@@ -39,7 +40,7 @@ def planned(model: LatencyModel, snapshot: ResourceSnapshot, at_least: float = 1
 class Forecast:
     """Time computed = the table's x what the clock's cap costs x the slow-down x what the batch's size costs.
 
-    Latency is that time, stretched by the quota.
+    Latency is that time, stretched by the quota, and the time that requests are handled in besides.
     """
 
     model: LatencyModel
@@ -48,6 +49,8 @@ class Forecast:
     confidence: float
     growth: BatchGrowth = field(default_factory=BatchGrowth)
     target_length: TargetLength = field(default_factory=TargetLength)
+    handling_ms: float = 0.0
+    """What a request takes besides being decoded."""
 
     @classmethod
     def of(
@@ -58,11 +61,18 @@ class Forecast:
         *,
         confidence: float,
         plan_at_least: float = 1.0,
+        handling_ms: float = 0.0,
     ) -> Forecast:
         """By what was learned under the caps of `snapshot`, if that is enough to go by; else by what is planned."""
         if learned is None or learned.num_observed < LEAST_OBSERVED:
             learned = planned(model, snapshot, plan_at_least)
-        return cls(model=model, snapshot=snapshot, slow_down=learned, confidence=confidence)
+        return cls(
+            model=model,
+            snapshot=snapshot,
+            slow_down=learned,
+            confidence=confidence,
+            handling_ms=handling_ms,
+        )
 
     @property
     def is_plan(self) -> bool:
@@ -82,16 +92,24 @@ class Forecast:
     def predicted_ms(
         self, point_id: str, num_src_tokens: int, num_tgt_tokens: int, num_sentences: int = 1
     ) -> float:
-        """What a batch takes whose longest sentence has these lengths."""
-        return self.elapsed_ms(self.computed_ms(point_id, num_src_tokens, num_tgt_tokens, num_sentences))
+        """What a request takes, from arrival to answer, whose longest sentence has these lengths."""
+        return self.answered_ms(self.computed_ms(point_id, num_src_tokens, num_tgt_tokens, num_sentences))
+
+    def answered_ms(self, computed_ms: float) -> float:
+        """What a request takes, from arrival to answer, whose batches compute for so long."""
+        return self.elapsed_ms(computed_ms) + self.handling_ms
 
     def elapsed_ms(self, computed_ms: float) -> float:
-        """What work takes that computes for so long, under the quota."""
+        """What a batch takes that computes for so long, under the quota."""
         return self._quota.mean_elapsed_ms(computed_ms)
 
     def _computed_ms_of(self, predicted_ms: float) -> float:
-        """The inverse."""
-        return self._quota.mean_compute_ms(predicted_ms)
+        """The inverse of `answered_ms`."""
+        return self._quota.mean_compute_ms(self._decoding_ms(predicted_ms))
+
+    def _decoding_ms(self, answered_ms: float) -> float:
+        """What of a request's time is left for decoding: next to nothing where handling alone takes it all."""
+        return max(answered_ms - self.handling_ms, LEAST_DECODING_MS)
 
     def observed_ms(self, elapsed_ms: float, expected_ms: float) -> float:
         """What work computed for that took so long, when it was expected to compute for `expected_ms`."""
@@ -115,11 +133,11 @@ class Forecast:
             more_variance: Of its logarithm, beyond that of a single sentence of known lengths.
         """
         computed_ms = self._computed_ms_of(predicted_ms) * self._margin(more_variance)
-        return self._quota.longest_elapsed_ms(computed_ms)
+        return self._quota.longest_elapsed_ms(computed_ms) + self.handling_ms
 
     def largest_met_ms(self, budget_ms: float) -> float:
         """The largest prediction that meets the budget with the wanted confidence."""
-        return self.elapsed_ms(self._sure_ms(budget_ms) / self._margin(0.0))
+        return self.answered_ms(self._sure_ms(budget_ms) / self._margin(0.0))
 
     def probability_met(self, predicted_ms: float, budget_ms: float, more_variance: float = 0.0) -> float:
         """Probability that what is predicted takes no longer than the budget; arguments as for `needed_ms`."""
@@ -143,7 +161,7 @@ class Forecast:
 
     def _sure_ms(self, budget_ms: float) -> float:
         """What is sure to be computed within the budget."""
-        return self._quota.least_compute_ms(budget_ms)
+        return self._quota.least_compute_ms(self._decoding_ms(budget_ms))
 
     @property
     def _variance(self) -> float:

@@ -17,7 +17,7 @@ from dynhat_runtime.governor.request_choice import RequestChoice, RequestWish, c
 from dynhat_runtime.governor.rules import GovernorRules
 from dynhat_runtime.governor.sentence_shape import BatchGrowth, TargetLength
 from dynhat_runtime.governor.situation import RATE_WINDOW_S, GovernorState
-from dynhat_runtime.observation import Observation
+from dynhat_runtime.observation import Handling, Observation
 from dynhat_runtime.operating_point import OperatingPointTable
 from dynhat_runtime.resource_snapshot import ResourceSnapshot
 
@@ -155,6 +155,10 @@ class Governor:
             observation.num_src_tokens, observation.num_tgt_tokens
         )
 
+    def note_handling(self, handling: Handling) -> None:
+        """Learn from one answered request what it took besides being decoded."""
+        self._state = replace(self._state, handling=self._state.handling.updated(handling.elapsed_ms))
+
     # --- deciding -------------------------------------------------------------------------------------------
 
     def decide(self, snapshot: ResourceSnapshot) -> Decision:
@@ -231,6 +235,7 @@ class Governor:
             learned,
             confidence=confidence,
             plan_at_least=self._state.plan_at_least,
+            handling_ms=self._state.handling.mean_ms,
         )
         return replace(forecast, growth=self._growth, target_length=self._target_length)
 

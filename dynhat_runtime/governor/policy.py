@@ -46,7 +46,14 @@ def decide(
     policy: PolicyName = "energy" if headroom.saves_battery and rules.policy != "fixed" else rules.policy
     # Only `predictive` learns: the others judge by what is planned for, always.
     learned, plan_at_least = (state.slow_down, state.plan_at_least) if policy == "predictive" else (None, 1.0)
-    forecast = Forecast.of(model, snapshot, learned, confidence=rules.confidence, plan_at_least=plan_at_least)
+    forecast = Forecast.of(
+        model,
+        snapshot,
+        learned,
+        confidence=rules.confidence,
+        plan_at_least=plan_at_least,
+        handling_ms=state.handling.mean_ms if policy == "predictive" else 0.0,
+    )
     situation = Situation.of(forecast, state, rules, headroom)
     if state.pinned_id is not None:
         return _said(situation, policy, model.table[state.pinned_id].id, "pinned")
@@ -81,6 +88,7 @@ def _fixed(situation: Situation) -> Verdict:
 #   1a The active point would meet the budget as expected, and only lacks the confidence while fewer than five
 #      observations agree                             -> stay for the moment.
 #   1b Likewise while it has been active for less than 3 s: what is only unsure leads down one step at a time.
+#   -  What requests took besides being decoded is added.
 #   -  The dead band is widened by three standard deviations of the slow-down: what is not known must not swing.
 #   3d A step up waits until five observations agree, the latest among them; 20 where a still better point would fit
 #      if more were certain, so that one step does for two.
@@ -160,6 +168,7 @@ def _said(situation: Situation, policy: PolicyName, chosen: str, code: ReasonCod
         confidence=rules.confidence,
         slow_down_factor=forecast.slow_down.factor,
         slow_down_std=forecast.slow_down.std,
+        handling_ms=forecast.handling_ms,
         dwell_s=situation.wait_s,
         snapshot=forecast.snapshot,
         decided_monotonic_s=forecast.snapshot.monotonic_s,

@@ -8,6 +8,9 @@ from dynhat_runtime.governor.situation import Situation
 from dynhat_runtime.operating_point import OperatingPointTable
 from dynhat_runtime.resource_snapshot import ResourceSnapshot
 
+LEAST_TOLD_MS = 0.05
+"""What is less is written as 0.0."""
+
 
 class Words:
     """The sentences of one decision."""
@@ -20,6 +23,8 @@ class Words:
         self._place = place(forecast.snapshot, situation.table)
         if not forecast.is_plan:
             self._place += f" at {forecast.slow_down.factor:.2f} times the table's time"
+        if forecast.handling_ms >= LEAST_TOLD_MS:
+            self._place += f" and {forecast.handling_ms:.1f} ms besides decoding"
 
     def reason(self, code: ReasonCode, chosen: str) -> str:
         """The sentence for the rule that decided."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Protocol
 
 from dynhat_runtime.governor.decision import Decision
-from dynhat_runtime.observation import Observation
+from dynhat_runtime.observation import Handling, Observation
 from dynhat_runtime.resource_snapshot import ResourceSnapshot
 
 
@@ -16,6 +16,9 @@ class Recorder(Protocol):
         """The governor decides on this next."""
 
     def observation(self, observation: Observation) -> None:
+        """The governor learns from this next."""
+
+    def handling(self, handling: Handling) -> None:
         """The governor learns from this next."""
 
     def decision(self, decision: Decision) -> None:

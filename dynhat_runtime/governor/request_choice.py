@@ -73,7 +73,7 @@ def choose_for_request(
     _check_quality_is_known(wish, forecast)
     waiting_ms = _waiting_ms(wish, forecast, active_id)
     predicted_ms = {
-        point.id: forecast.elapsed_ms(waiting_ms + _own_ms(wish, forecast, point.id)) for point in table
+        point.id: forecast.answered_ms(waiting_ms + _own_ms(wish, forecast, point.id)) for point in table
     }
     budget_ms, wanted = wish.latency_budget_ms, wish.min_quality
     variance = forecast.target_length.log_variance

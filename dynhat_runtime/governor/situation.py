@@ -7,10 +7,11 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import ClassVar
 
 from dynhat_runtime.governor.forecast import Forecast
+from dynhat_runtime.governor.handling_time import HandlingTime
 from dynhat_runtime.governor.headroom import Headroom
 from dynhat_runtime.governor.rules import GovernorRules
 from dynhat_runtime.governor.slow_down import SlowDown
@@ -40,6 +41,8 @@ class GovernorState:
     """What to plan for at least, as caps fell while the device was believed to be slower still."""
     step_ups_monotonic_s: tuple[float, ...] = ()
     """When the steps up of the last minute were taken."""
+    handling: HandlingTime = field(default_factory=HandlingTime)
+    """What requests take besides being decoded."""
     hold_s: float = 0.0
     """What the active point has to stay before a step up, as steps up were taken back, or just taken."""
 

@@ -19,7 +19,7 @@ from dynhat_runtime.governor.decision import Decision
 from dynhat_runtime.governor.governor import Governor, ObservationResult
 from dynhat_runtime.governor.latency_model import LatencyModel
 from dynhat_runtime.governor.rules import GovernorRules
-from dynhat_runtime.observation import Observation
+from dynhat_runtime.observation import Handling, Observation
 from dynhat_runtime.operating_point import OperatingPointTable
 from dynhat_runtime.resource_snapshot import ResourceSnapshot
 from dynhat_runtime.trace import Event, Gap, TracedDecision
@@ -87,6 +87,9 @@ class Replayer:
                 yield self._decide(event, recorded)
             elif isinstance(event, Observation):
                 yield self._observe(event)
+            elif isinstance(event, Handling):
+                if self._governor is not None:
+                    self._governor.note_handling(event)
             elif isinstance(event, Gap):
                 yield event
 

@@ -1,7 +1,8 @@
 """The outermost layer: every request passes here on its way in, and every answer on its way out.
 
 Gives each request its id, counts requests, in flight and answered, logs each answer without any text, names the
-operating point on the translating paths, and answers what nobody else caught.
+operating point on the translating paths, tells the control loop what a request took besides being decoded, and
+answers what nobody else caught.
 """
 
 from __future__ import annotations
@@ -13,6 +14,8 @@ from starlette.datastructures import Headers, MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from dynhat_runtime.logs import about_request
+from dynhat_runtime.observation import Handling
+from dynhat_runtime.service import stopwatch
 from dynhat_runtime.service.error_answers import CLIENT_GONE, internal_error_answer, is_deepl
 from dynhat_runtime.service.lifecycle import Lifecycle
 from dynhat_runtime.service.metrics import Metrics
@@ -61,13 +64,14 @@ class Gate:
             await self._pass(scope, receive, send, request_id)
 
     async def _pass(self, scope: Scope, receive: Receive, send: Send, request_id: str) -> None:
-        began_s = time.monotonic()
+        watch = stopwatch.start(scope, is_alone=self._lifecycle.num_in_flight == 1)
         code: int | None = None
 
         async def send_through(message: Message) -> None:
             nonlocal code
             if message["type"] == "http.response.start":
                 code = message["status"]
+                self._note_handling(watch)
                 headers = MutableHeaders(scope=message)
                 headers[REQUEST_ID_HEADER] = request_id
                 if is_deepl(scope["path"]):
@@ -76,13 +80,19 @@ class Gate:
             await send(message)
 
         try:
-            await self._app(scope, receive, send_through)
+            await self._app(scope, watch.timing_body(receive), send_through)
         except Exception:
             logger.exception("%s %r failed", scope["method"], scope["path"])
             if code is None:
                 await internal_error_answer(scope["path"])(scope, receive, send_through)
         finally:
-            self._note_answer(scope, code or CLIENT_GONE, time.monotonic() - began_s, request_id)
+            self._note_answer(scope, code or CLIENT_GONE, time.monotonic() - watch.began_s, request_id)
+
+    def _note_handling(self, watch: stopwatch.Stopwatch) -> None:
+        """Tell the control loop what the request took besides being decoded."""
+        handling_ms, serving = watch.handling_ms, self._lifecycle.loaded
+        if handling_ms and serving is not None:
+            serving.control.note_handling(Handling(monotonic_s=time.monotonic(), elapsed_ms=handling_ms))
 
     def _note_answer(self, scope: Scope, code: int, duration_s: float, request_id: str) -> None:
         """Count the answer, log it and draw it, without anything the client wrote."""

@@ -195,6 +195,12 @@ def _control_families(serving: Serving) -> Iterator[Metric]:
             "How much slower than measured translations are at present.",
             value=status.slow_down_factor,
         )
+    if status.handling_ms is not None:
+        yield GaugeMetricFamily(
+            "dynhat_handling_seconds",
+            "What requests take at present besides being decoded and waiting for others.",
+            value=status.handling_ms / 1e3,
+        )
     if status.prediction_error_fraction is not None:
         yield GaugeMetricFamily(
             "dynhat_prediction_error_median_ratio",

@@ -12,6 +12,7 @@ from dynhat_runtime.decoding.score import Score
 from dynhat_runtime.decoding_progress import DecodingProgress
 from dynhat_runtime.governor.governor import ObservationResult
 from dynhat_runtime.governor.request_choice import RequestChoice, RequestWish
+from dynhat_runtime.observation import Handling
 from dynhat_runtime.operating_point import OperatingPointTable
 from dynhat_runtime.queue_load import Priority, QueueLoad
 from dynhat_runtime.resource_snapshot import ResourceSnapshot
@@ -196,6 +197,10 @@ class ControlStatusPort(Protocol):
         """How uncertain that is, about a relative error."""
 
     @property
+    def handling_ms(self) -> float | None:
+        """What requests take besides being decoded; None before the first decision."""
+
+    @property
     def prediction_error_fraction(self) -> float | None:
         """Median absolute error of the last predictions, as a share of what was measured; None before any."""
 
@@ -236,6 +241,9 @@ class ControlPort(Protocol):
         Raises:
             UnknownOperatingPointError: The wish names a point that there is not.
         """
+
+    def note_handling(self, handling: Handling) -> None:
+        """Take note of what an answered request took besides being decoded. Returns at once."""
 
     def decisions(self, last: int) -> Sequence[DecisionPort]:
         """The newest entries of the why-log, at most `last`, oldest first: the changes, and the latest decision."""

@@ -7,7 +7,6 @@ Chooses no point: it asks the control loop, and the engine translates on what wa
 from __future__ import annotations
 
 import math
-import time
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from itertools import chain
@@ -21,6 +20,7 @@ from dynhat_runtime.decoding.score import Score
 from dynhat_runtime.errors import DeadlineError, PromiseError, RequestError
 from dynhat_runtime.governor.request_choice import RequestChoice, RequestWish
 from dynhat_runtime.queue_load import PRIORITIES, Priority
+from dynhat_runtime.service import stopwatch
 from dynhat_runtime.service.bodies import JSON, described, read_json_object
 from dynhat_runtime.service.door import Door, key_in
 from dynhat_runtime.service.gate import POINT_HEADER
@@ -50,6 +50,7 @@ from dynhat_runtime.service.schemas import (
     Timings,
 )
 from dynhat_runtime.service.server_sent_events import EVENT_STREAM, EVENT_STREAM_CONTENT, STREAM_HEADERS
+from dynhat_runtime.service.stopwatch import Stopwatch
 from dynhat_runtime.service.translation import QUICK_CHARS, Asked, Translation, translate
 from dynhat_runtime.service.translation_stream import translation_events
 
@@ -89,18 +90,18 @@ class PromisedRequest:
 
 @dataclass(frozen=True, slots=True)
 class _Begun:
-    """A request on its way in: what was asked, by whom, what was chosen, and when it arrived."""
+    """A request on its way in: what was asked, by whom, what was chosen, and how long it has been here."""
 
     serving: Serving
     asked: PromisedRequest
     choice: RequestChoice
     caller: Caller
-    began_s: float
+    stopwatch: Stopwatch
 
     @property
     def elapsed_ms(self) -> float:
         """Since it arrived."""
-        return (time.monotonic() - self.began_s) * 1e3
+        return self.stopwatch.elapsed_ms
 
     def asked_of_engine(self, limits: RequestLimits) -> Asked:
         """How the engine is to translate it."""
@@ -110,7 +111,7 @@ class _Begun:
         return Asked(
             timeout_s=timeout_s,
             point_id=self.choice.point_id if self.asked.wishes_a_point else None,
-            retry_within_ms=_retry_within_ms(self.asked, self.choice, self.began_s),
+            retry_within_ms=_retry_within_ms(self.asked, self.choice, self.elapsed_ms),
             priority=self.asked.priority or self.caller.priority,
             num_alternatives=self.asked.num_alternatives,
         )
@@ -125,10 +126,9 @@ def router(lifecycle: Lifecycle, limits: RequestLimits, door: Door, metrics: Met
         caller = door.admit(key_in(request.headers))
         serving = lifecycle.serving
         fields = await read_in_time(read_json_object(request, limits.max_body_bytes), limits, "text")
-        began_s = time.monotonic()
         asked = check_promised(fields, serving.engine, limits)
         note_in_log(request, caller, asked.texts if limits.log_texts else None)
-        return _Begun(serving, asked, await _choose(serving, asked), caller, began_s)
+        return _Begun(serving, asked, await _choose(serving, asked), caller, stopwatch.of(request))
 
     def answer_of(begun: _Begun, translation: Translation) -> PromisedAnswer:
         """What the client gets, and the metrics of it."""
@@ -319,9 +319,9 @@ def _choose_now(serving: Serving, asked: PromisedRequest) -> RequestChoice:
     )
 
 
-def _retry_within_ms(asked: PromisedRequest, choice: RequestChoice, began_s: float) -> float:
+def _retry_within_ms(asked: PromisedRequest, choice: RequestChoice, elapsed_ms: float) -> float:
     """By when a second attempt at degenerate output must be done: within the budget that the answer is judged by, and
     never off a named point."""
     if asked.point_id is not None:
         return 0.0
-    return max(choice.latency_budget_ms - (time.monotonic() - began_s) * 1e3, 0.0)
+    return max(choice.latency_budget_ms - elapsed_ms, 0.0)

@@ -355,6 +355,8 @@ class OperatingPointAnswer(BaseModel):
     slow_down_factor: float | None
     """How much slower than measured translations are at present; null before the first decision."""
     slow_down_std: float | None
+    handling_ms: float | None
+    """What requests take besides being decoded and waiting; null before the first decision."""
     prediction_error_fraction: float | None
     """Median absolute error of the last predictions; null before any."""
     latest_predictions: list[JudgedPrediction]
@@ -376,6 +378,7 @@ class OperatingPointAnswer(BaseModel):
             reason=status.reason,
             slow_down_factor=status.slow_down_factor,
             slow_down_std=status.slow_down_std,
+            handling_ms=status.handling_ms,
             prediction_error_fraction=status.prediction_error_fraction,
             latest_predictions=[JudgedPrediction.of(result) for result in status.latest_predictions],
             resources=None if status.snapshot is None else status.snapshot.as_dict(),

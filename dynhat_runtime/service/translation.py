@@ -15,6 +15,7 @@ from starlette.requests import ClientDisconnect
 from dynhat_runtime.errors import DeadlineError, EngineStoppedError
 from dynhat_runtime.logs import current_request_id
 from dynhat_runtime.queue_load import Priority
+from dynhat_runtime.service import stopwatch
 from dynhat_runtime.service.ports import EnginePort, Translated
 from dynhat_runtime.text.sentences import Cuts
 
@@ -72,7 +73,9 @@ async def translate(engine: EnginePort, texts: Sequence[str], request: Request, 
     future = await submit(engine, texts, asked)
     if future is None:
         return Translation(tuple(texts), asked.point_id or engine.active_point_id, (None,) * len(texts))
-    return collect(texts, await wait_for(future, request, asked.timeout_s))
+    translation = collect(texts, await wait_for(future, request, asked.timeout_s))
+    stopwatch.of(request).translated(translation.details)
+    return translation
 
 
 async def submit(engine: EnginePort, texts: Sequence[str], asked: Asked) -> Future[Any] | None:
