@@ -55,6 +55,18 @@ def test_not_found(text: str) -> None:
     assert found(text) == []
 
 
+ODD_TEXT = st.one_of(
+    st.text(alphabet="ab1 %{}@.:/&;#$sd()🙂\n-_w\ufe0f\u20e3→", max_size=60), st.text(max_size=60)
+)
+
+
+@PROPERTY
+@given(ODD_TEXT)
+def test_the_quick_look_overlooks_nothing(text: str) -> None:
+    """With a placeholder behind it, so that the whole pattern is tried, the same is found in a text."""
+    assert protected_spans(text) == protected_spans(text + " {x}")[:-1]
+
+
 @PROPERTY
 @given(st.text(alphabet="ab1 %{}@.:/&;#$sd()🙂\n-_", max_size=60))
 def test_spans_are_in_order_and_apart(text: str) -> None:
