@@ -85,9 +85,22 @@ def test_a_jump_does_not_count_as_noise() -> None:
 def test_a_jump_is_uncertain_at_first() -> None:
     """Right after a jump the factor is less certain than before, and becomes certain again."""
     before = after(NOTHING_SEEN, draws(3, 1.0, 0.05, 100))
-    jumped = after(before, [2.0, 2.05])
+    jumped = after(before, [2.0, 2.05, 1.98])
     assert jumped.std > 2 * before.std
     assert after(jumped, draws(5, 2.0, 0.05, 50)).std < jumped.std / 2
+
+
+def test_two_wild_ones_in_a_row_are_no_slow_down() -> None:
+    """Two translations that took thrice as long move the factor by less than a tenth; a third one is believed."""
+    before = after(NOTHING_SEEN, draws(3, 1.0, 0.1, 100))
+    assert after(before, [3.0, 3.1]).factor == pytest.approx(before.factor, rel=0.1)
+    assert after(before, [3.0, 3.1, 2.9]).factor == pytest.approx(3.0, rel=0.1)
+
+
+def test_two_quick_ones_are_a_speed_up() -> None:
+    """Nothing makes translations wildly fast by chance: two are believed."""
+    before = after(NOTHING_SEEN, draws(3, 3.0, 0.1, 100))
+    assert after(before, [1.0, 1.05]).factor == pytest.approx(1.0, rel=0.1)
 
 
 def test_a_slow_drift_is_followed() -> None:

@@ -34,6 +34,8 @@ DOUBT_STDS = 2.8
 """So far, for the belief to be in doubt: its variance widens at once, so that it follows the next ones faster."""
 WINDOW = 8
 """Observations in a row that are looked at for a jump."""
+FEWEST_SLOWER, FEWEST_FASTER = 3, 2
+"""Of them for one upward, and downward. Beside other work two wild ones in a row are common, wildly fast ones never."""
 LARGEST_LOG_RATIO = math.log(1000.0)
 
 
@@ -95,7 +97,7 @@ class SlowDown:
         return replace(self, log_variance=max(self.log_variance, min(self.log_variance + variance, 1.0)))
 
     # Rules, first match decides:
-    #   1  The latest 2 to 8 observations lie on one side, together too far to be noise
+    #   1  The latest observations, 3 to 8 slower ones or 2 to 8 faster ones, are together too far off to be noise
     #                                       -> jump to their mean, forget the older ones.
     #   2  This observation alone is too far off to be noise -> set it aside, move nothing.
     #   3  Otherwise                        -> move by the Kalman gain; a run nearly as far off as in 1
@@ -150,12 +152,13 @@ class SlowDown:
         """The latest observations that together contradict the belief; the fewest that do."""
         total = 0.0
         is_above = recent[-1] > self.log_mean
+        fewest = FEWEST_SLOWER if is_above else FEWEST_FASTER
         for length, value in enumerate(reversed(recent), start=1):
             off_stds = (value - self.log_mean if is_above else self.log_mean - value) / noise_std
             if off_stds <= 0:
                 return None
             total += min(off_stds, SURPRISE_STDS)
-            if length > 1 and total > threshold * math.sqrt(length):
+            if length >= fewest and total > threshold * math.sqrt(length):
                 return recent[-length:]
         return None
 
