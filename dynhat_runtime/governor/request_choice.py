@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cache
 
 from dynhat_runtime.errors import RequestError
 from dynhat_runtime.governor.forecast import Forecast
@@ -72,38 +73,39 @@ def choose_for_request(
     table = forecast.model.table
     _check_quality_is_known(wish, forecast)
     waiting_ms = _waiting_ms(wish, forecast, active_id)
-    predicted_ms = {
-        point.id: forecast.answered_ms(waiting_ms + _own_ms(wish, forecast, point.id)) for point in table
-    }
+
+    @cache  # a request without a wish needs one of them only
+    def predicted_ms(point_id: str) -> float:
+        return forecast.answered_ms(waiting_ms + _own_ms(wish, forecast, point_id))
+
     budget_ms, wanted = wish.latency_budget_ms, wish.min_quality
     variance = forecast.target_length.log_variance
 
     def fits(point_id: str) -> bool:
-        return budget_ms is None or forecast.needed_ms(predicted_ms[point_id], variance) <= budget_ms
+        return budget_ms is None or forecast.needed_ms(predicted_ms(point_id), variance) <= budget_ms
 
     def has_quality(point_id: str) -> bool:
         return wanted is None or (table[point_id].bleu or 0.0) >= wanted
 
     good = [point.id for point in table if has_quality(point.id)]
-    fitting = [point_id for point_id in good if fits(point_id)]
     if wish.point_id is not None:
         chosen = table[wish.point_id].id
     elif budget_ms is None and active_id in good:
         chosen = active_id
-    elif fitting and budget_ms is not None:
+    elif budget_ms is not None and (fitting := [point_id for point_id in good if fits(point_id)]):
         chosen = max(fitting, key=table.quality_by_id().__getitem__)
     else:
-        chosen = min(good or predicted_ms, key=predicted_ms.__getitem__)
+        chosen = min(good or [point.id for point in table], key=predicted_ms)
     judged_by_ms = _daemons_budget_ms(wish, forecast, daemon_budget_ms) if budget_ms is None else budget_ms
     is_met = fits(chosen) and has_quality(chosen)
     if budget_ms is None and wanted is None and wish.point_id is None:
-        is_met = forecast.needed_ms(predicted_ms[chosen], variance) <= judged_by_ms
+        is_met = forecast.needed_ms(predicted_ms(chosen), variance) <= judged_by_ms
     return RequestChoice(
         point_id=chosen,
-        predicted_ms=predicted_ms[chosen],
+        predicted_ms=predicted_ms(chosen),
         latency_budget_ms=judged_by_ms,
         is_met=is_met,
-        reason=_reason(wish, forecast, chosen, predicted_ms[chosen], has_quality=bool(good)),
+        reason=_reason(wish, forecast, chosen, predicted_ms(chosen), has_quality=bool(good)),
     )
 
 
