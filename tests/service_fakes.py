@@ -309,6 +309,8 @@ class FakeControl:
         )
         self.tallies = ControlTallies()
         self.log: list[FakeDecision] = []
+        self.daemon_budget_ms = 35.0
+        """For a sentence of a request without a budget."""
         self.wishes: list[RequestWish] = []
         self.handlings: list[Handling] = []
 
@@ -330,7 +332,7 @@ class FakeControl:
             point, is_met = (fitting or table.points)[-1 if fitting else 0], bool(fitting)
         predicted_ms = table.reference_latency_ms(point)
         reason = f"{point.id} needs {predicted_ms:.1f} ms{'' if is_met else ', which does not do'}"
-        budget_ms = wish.latency_budget_ms or 35.0 * len(wish.num_src_tokens)
+        budget_ms = wish.latency_budget_ms or self.daemon_budget_ms * len(wish.num_src_tokens)
         return RequestChoice(
             point_id=point.id,
             predicted_ms=predicted_ms,

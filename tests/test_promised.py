@@ -70,11 +70,12 @@ def test_a_single_text(client: TestClient) -> None:
     assert [t["text"] for t in ask(client, text="a").json()["translations"]] == ["A"]
 
 
-def test_without_a_wish(client: TestClient, engine: FakeEngine) -> None:
+def test_without_a_wish(client: TestClient, engine: FakeEngine, control: FakeControl) -> None:
     """Without a wish the active point translates, and the daemon's budget judges it."""
-    engine.active_point_id = "p2"
+    engine.active_point_id, control.daemon_budget_ms = "p2", 60_000.0
     (translation,) = ask(client).json()["translations"]
     assert (translation["operating_point"], translation["budget_met"]) == ("p2", True)
+    control.daemon_budget_ms = 50.0
     engine.go.clear()
     original = engine.submit
 
@@ -134,16 +135,17 @@ def test_what_the_control_loop_is_asked(client: TestClient, engine: FakeEngine, 
     assert (wish.latency_budget_ms, wish.min_quality, wish.point_id) == (25, 21, "p2")
 
 
-def test_retries_stay_within_the_budget(client: TestClient, engine: FakeEngine) -> None:
+def test_retries_stay_within_the_budget(client: TestClient, engine: FakeEngine, control: FakeControl) -> None:
     """A second attempt may take what the budget leaves, own or the daemon's, and never leaves a named point."""
+    control.daemon_budget_ms = 5_000
     ask(client)
-    ask(client, latency_budget_ms=500)
-    ask(client, latency_budget_ms=500, point="p1")
+    ask(client, latency_budget_ms=60_000)
+    ask(client, latency_budget_ms=60_000, point="p1")
     free, within, named = engine.retries_within_ms
     assert named == 0
     assert free is not None
     assert within is not None
-    assert 0 < free <= 35 < within <= 500
+    assert 0 < free <= 5_000 < within <= 60_000
 
 
 @pytest.mark.parametrize("text", [[""], ["42"], ["", ""]])
