@@ -1,6 +1,7 @@
 """`python -m benchmarks.decode`: how fast we decode, beside CTranslate2 on the same weights and the machine's limit.
 
-Sections: latency of single sentences (rows with ratio and floor), throughput, contention, switching, memory, start-up.
+Sections: latency of single sentences (rows with ratio and floor), the same as served, throughput, contention,
+switching, memory, start-up.
 Writes a dated report. Needs ctranslate2 (extra `[bench]`).
 """
 
@@ -33,12 +34,15 @@ if TYPE_CHECKING:
 LATENCY = "latency"
 SECTIONS = {
     LATENCY: "single sentences, both engines in turns, with ratio, floor and eager baseline",
+    "served": "single sentences as the daemon decodes them against CTranslate2 with its vocabulary map",
     "throughput": "8 clients against CTranslate2's translate_batch",
     "contention": "both engines beside a busy neighbour on every CPU",
     "switching": "a switch of the operating point under load",
     "memory": "all operating points together against the largest alone",
     "startup": "process start to the first translation against importing torch and reading the weights",
 }
+MODULES = {"served": "decode_served"}
+"""Of sections that are not called as their module is."""
 LENGTHS, BEAMS = (10, 30, 60), (1, 4)
 QUICK_LENGTHS = (30,)
 QUICK_S = 34.0
@@ -269,7 +273,7 @@ def _measure_section(name: str, bundle: Bundle, is_quick: bool) -> Result:
         "throughput": decode_load.measure_throughput,
         "contention": decode_load.measure_contention,
     }
-    measure = measures.get(name) or importlib.import_module(f"benchmarks.{name}").measure
+    measure = measures.get(name) or importlib.import_module(f"benchmarks.{MODULES.get(name, name)}").measure
     _tell(f"{name}: {SECTIONS[name]}")
     result: Result = measure(Task(bundle.path, is_quick, lambda line: _tell(f"{name}: {line}")))
     return result

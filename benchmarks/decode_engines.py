@@ -9,6 +9,7 @@ from __future__ import annotations
 import importlib.util
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -20,7 +21,8 @@ from benchmarks.figures import BenchmarkError
 from dynhat_runtime.decoding.beam_search import BeamOptions, beam_search
 from dynhat_runtime.errors import NativeUnavailableError
 from dynhat_runtime.model.decodable import Decodable
-from dynhat_runtime.offline.export_ctranslate2 import write_model
+from dynhat_runtime.model.shortlist import Shortlist
+from dynhat_runtime.offline.export_ctranslate2 import Vocabulary, write_model
 from dynhat_runtime.operating_point import Precision
 
 PRECISIONS: tuple[Precision, ...] = ("fp32", "int8")
@@ -63,11 +65,14 @@ class OurDecoder:
 
 
 class CTranslate2Decoder:
-    """CTranslate2 on a converted model."""
+    """CTranslate2 on a converted model; with `has_map` it says what its vocabulary map allows only."""
 
-    def __init__(self, folder: Path, shape: Shape, precision: Precision, num_threads: int) -> None:
+    def __init__(
+        self, folder: Path, shape: Shape, precision: Precision, num_threads: int, *, has_map: bool = False
+    ) -> None:
         import ctranslate2
 
+        self._has_map = has_map
         self._pieces = shape.stock.vocabulary.src_pieces()
         self._ids = {piece: i for i, piece in enumerate(shape.stock.vocabulary.tgt_pieces())}
         self._translator: Any = ctranslate2.Translator(
@@ -83,6 +88,7 @@ class CTranslate2Decoder:
             length_penalty=LENGTH_PENALTY,
             min_decoding_length=num_steps,
             max_decoding_length=num_steps,
+            use_vmap=self._has_map,
         )
         return tuple(self._ids[piece] for piece in result.hypotheses[0])
 
@@ -118,6 +124,21 @@ class Engines:
             lambda: CTranslate2Decoder(self.model_folder(), self.shape, precision, num_threads),
         )
 
+    def ours_as_served(self, num_threads: int) -> Decoder | Absent:
+        """Our engine as the daemon runs the shipped points: int8 with the vocabulary shortlist."""
+        if self.shape.stock.shortlist is None:
+            return Absent("the bundle has no vocabulary shortlist")
+        try:
+            prepared = self.shape.stock.prepared("int8")
+        except NativeUnavailableError as error:
+            return Absent(f"int8: {error}")
+        sub = prepared.extract(self.shape.config, "int8", num_threads, has_shortlist=True)
+        return OurDecoder(sub, num_threads)
+
+    def ctranslate2_with_map(self, num_threads: int) -> Decoder:
+        """CTranslate2 at int8 with a vocabulary map of its own kind, which holds what our shortlist holds."""
+        return CTranslate2Decoder(self.model_folder(), self.shape, "int8", num_threads, has_map=True)
+
     def eager(self, num_threads: int) -> Decoder:
         """The eager baseline; fp32."""
         return self._once(
@@ -135,7 +156,23 @@ class Engines:
         folder = self._folder / self.shape.name
         if not folder.exists():
             write_model(self.shape.stored(), self.shape.stock.vocabulary, folder)
+            if self.shape.stock.shortlist is not None:
+                write_vocabulary_map(self.shape.stock.shortlist, self.shape.stock.vocabulary, folder)
         return folder
+
+
+def write_vocabulary_map(shortlist: Shortlist, vocabulary: Vocabulary, folder: Path) -> None:
+    """Give the model in `folder` a vocabulary map: a line for every source token, its target tokens behind it; the
+    line without a source token holds those of every sentence. It is used only where `use_vmap` asks for it."""
+    sources, targets = vocabulary.src_pieces(), vocabulary.tgt_pieces()
+    rows = [("", shortlist.common)]
+    rows += [
+        (sources[number], shortlist.tokens[begin:end])
+        for number, (begin, end) in enumerate(pairwise(shortlist.starts))
+        if begin < end
+    ]
+    lines = (f"{source}\t{' '.join(targets[i] for i in ids)}\n" for source, ids in rows)
+    (folder / "vmap.txt").write_text("".join(lines), encoding="utf-8")
 
 
 def check_ctranslate2() -> str:

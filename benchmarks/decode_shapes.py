@@ -9,7 +9,7 @@ from __future__ import annotations
 import functools
 import random
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from benchmarks.figures import BenchmarkError
 from benchmarks.sentences import sentences_of_30_words
@@ -18,6 +18,7 @@ from dynhat_runtime.design_space import SubTransformerConfig
 from dynhat_runtime.design_space_presets import preset
 from dynhat_runtime.model.checkpoint import Bundle
 from dynhat_runtime.model.decodable import DecodableSuper, for_decoding
+from dynhat_runtime.model.shortlist import Shortlist
 from dynhat_runtime.model.sub_transformer import SubTransformer
 from dynhat_runtime.model.super_transformer import SuperTransformer, SuperTransformerSpec
 from dynhat_runtime.offline.export_ctranslate2 import Vocabulary, why_not
@@ -67,10 +68,22 @@ class Stock:
         weights: As stored.
         vocabulary: Names of its tokens.
         text_ids: Tokens to make sources of.
+        shortlist: Vocabulary shortlist that its points are served with; None where they have none.
     """
 
-    def __init__(self, weights: SuperTransformer, vocabulary: Vocabulary, text_ids: Sequence[int]) -> None:
-        self.weights, self.vocabulary, self.text_ids = weights, vocabulary, text_ids
+    def __init__(
+        self,
+        weights: SuperTransformer,
+        vocabulary: Vocabulary,
+        text_ids: Sequence[int],
+        shortlist: Shortlist | None = None,
+    ) -> None:
+        self.weights, self.vocabulary, self.text_ids, self.shortlist = (
+            weights,
+            vocabulary,
+            text_ids,
+            shortlist,
+        )
         self._prepared: dict[Precision, DecodableSuper] = {}
 
     def prepared(self, precision: Precision) -> DecodableSuper:
@@ -80,7 +93,9 @@ class Stock:
             NativeUnavailableError: This machine has only PyTorch to decode with, and that has no such precision.
         """
         if precision not in self._prepared:
-            self._prepared[precision] = for_decoding(self.weights, (precision,))
+            self._prepared[precision] = replace(
+                for_decoding(self.weights, (precision,)), shortlist=self.shortlist
+            )
         return self._prepared[precision]
 
 
@@ -153,7 +168,8 @@ class Shapes:
     def _shipped(self) -> Stock:
         weights, tokenizer = self._bundle.super_transformer(), tokenizer_of(self._bundle)
         ids = [i for text in sentences_of_30_words()[:5] for i in tokenizer.encode(text)]
-        return Stock(weights, tokenizer, ids)
+        shortlist = None if self._bundle.shortlist_sha256 is None else self._bundle.shortlist()
+        return Stock(weights, tokenizer, ids, shortlist)
 
     @functools.cached_property
     def _paper_size(self) -> Stock:

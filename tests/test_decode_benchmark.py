@@ -8,6 +8,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 
@@ -19,8 +20,10 @@ from benchmarks.decode_report import Found, found_as_json, found_as_markdown
 from benchmarks.decode_shapes import Shape, Shapes, Stock
 from benchmarks.eager_baseline import EagerDecoder
 from benchmarks.figures import BenchmarkError
+from dynhat_runtime.decoding.tokenizer import EOS_ID
 from dynhat_runtime.errors import NativeUnavailableError
 from dynhat_runtime.model.checkpoint import Bundle
+from dynhat_runtime.model.shortlist import Shortlist
 from dynhat_runtime.model.super_transformer import SuperTransformer
 from tests.test_benchmarks import ENVIRONMENT, ROOT, result
 
@@ -135,6 +138,29 @@ def test_ctranslate2_says_the_same_in_as_many_steps(shapes: Shapes, tmp_path: Pa
     assert len(they_said) == 12
     assert 2 not in they_said
     assert said[:-1] == they_said[:-1]
+
+
+def test_ctranslate2s_map_holds_what_our_shortlist_holds(shapes: Shapes, tmp_path: Path) -> None:
+    """As served, neither engine says anything but what is listed for the sentence; without a map CTranslate2 does."""
+    pytest.importorskip("ctranslate2")
+    shape = lively(shapes[shapes.shipped_names[0]])
+    source, vocab_size = shape.source(6), shape.stock.weights.spec.tgt_vocab_size
+    own = {source[0]: [20, 21], source[1]: [22], source[2]: [23]}
+    rows = [own.get(i, []) for i in range(shape.stock.weights.spec.src_vocab_size)]
+    shortlist = Shortlist(
+        common=np.array([EOS_ID, 10, 11], np.int32),
+        starts=np.cumsum([0, *map(len, rows)]).astype(np.int32),
+        tokens=np.array([i for row in rows for i in row], np.int32),
+        tgt_vocab_size=vocab_size,
+    )
+    stock = Stock(shape.stock.weights, shape.stock.vocabulary, shape.stock.text_ids, shortlist)
+    engines = Engines(dataclasses.replace(shape, stock=stock), tmp_path)
+    listed = set(shortlist.listed(source).tolist())
+    assert set(engines.ctranslate2_with_map(1).decode(source, 12, 4)) <= listed
+    assert not set(engines.ctranslate2("int8", 1).decode(source, 12, 4)) <= listed
+    ours = engines.ours_as_served(1)
+    if not isinstance(ours, Absent):
+        assert set(ours.decode(source, 12, 4)) <= listed
 
 
 def test_without_ctranslate2(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -358,7 +384,7 @@ def test_interrupted(
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["latenzy"], "no section 'latenzy': choose among latency, throughput"),
+        (["latenzy"], "no section 'latenzy': choose among latency, served, throughput"),
         (["--tokens", "0"], "give numbers above 0"),
         (["--rounds", "0"], "--rounds 0: give 1 or more"),
     ],
