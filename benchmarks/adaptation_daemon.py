@@ -116,6 +116,11 @@ class Daemon:
         """The point it runs."""
         return str(self._expect("GET", "/v1/operating-point")["active"]["id"])
 
+    def latest_errors(self) -> tuple[float, ...]:
+        """Of its predictions for the last sentences, at the lengths they turned out to have: predicted / actual - 1."""
+        latest = self._expect("GET", "/v1/operating-point")["latest_predictions"]
+        return tuple(one["predicted_ms"] / one["actual_ms"] - 1 for one in latest)
+
     def point_ids(self) -> list[str]:
         """All it serves, fastest first."""
         return [point["id"] for point in self._expect("GET", "/v1/operating-points")["points"]]

@@ -67,6 +67,9 @@ class PhaseRun:
     """The point active as it began."""
     requests: tuple[Request, ...]
     switches: tuple[Switch, ...]
+    batch_errors: tuple[float, ...] = ()
+    """Of the daemon's last predictions in it, at the lengths that sources and targets turned out to have: predicted /
+    actual - 1."""
 
     @property
     def settled_s(self) -> float:
@@ -113,6 +116,8 @@ class Cell:
     """Mean of the table's BLEU over the requests' points."""
     prediction_error: float | None = None
     """Median of |predicted / the daemon's own time - 1|, of those that count 2 s after the disturbance."""
+    batch_error: float | None = None
+    """Median of the absolute errors at known lengths."""
     settled_s: tuple[float, ...] = ()
     """Per round."""
     num_switches: tuple[int, ...] = ()
@@ -151,6 +156,7 @@ def cell(
     """The figures of requests."""
     times_ms = [one.elapsed_ms for one in requests if one.point_id is not None]
     used = {one.point_id for one in requests}
+    batch_errors = [abs(error) for run in runs for error in run.batch_errors]
     return Cell(
         num_requests=len(requests),
         num_failed=sum(one.point_id is None for one in requests),
@@ -160,6 +166,7 @@ def cell(
         p95_ms=percentile(times_ms, 95) if times_ms else None,
         bleu=mean_bleu(requests, bleu),
         prediction_error=prediction_error(reacted),
+        batch_error=statistics.median(batch_errors) if batch_errors else None,
         settled_s=tuple(run.settled_s for run in runs),
         num_switches=tuple(len(run.switches) for run in runs),
         point_id=used.pop() if len(used) == 1 else None,

@@ -109,7 +109,8 @@ def run_course(
             # Asked for again and again: the why-log forgets.
             switches.update((switch.at_s, switch) for switch in daemon.switches_since(began_s))
             ended_s = time.monotonic()
-            runs.append(PhaseRun(phase, began_s, in_effect_s, ended_s, first_id, tuple(requests), ()))
+            errors = daemon.latest_errors()
+            runs.append(PhaseRun(phase, began_s, in_effect_s, ended_s, first_id, tuple(requests), (), errors))
             plan.tell(f"{arm}: {phase.name}, {len(requests)} sentences, ends on {daemon.active_id()}")
     return Pass(arm, with_switches(runs, list(switches.values())))
 

@@ -66,6 +66,12 @@ def as_markdown(
             f"{phase.name} {_share(outcome.cell(OURS, position).prediction_error)}"
             for position, phase in enumerate(outcome.phases)
         )
+        + ". How long a translation will be is not known beforehand. At the lengths that they turned out to have, "
+        "decoding alone, the last sentences of each phase: "
+        + ", ".join(
+            f"{phase.name} {_share(outcome.cell(OURS, position).batch_error)}"
+            for position, phase in enumerate(outcome.phases)
+        )
         + ".",
         *notes,
     ]

@@ -10,6 +10,7 @@ import os
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
 
@@ -176,13 +177,14 @@ def test_cell() -> None:
     second = phase_run(
         "p", ONE_SHARED_CPU, 50.0, [Request(59.0, 90.0, "middle"), Request(59.5, 7.0, None, "503")]
     )
+    first, second = replace(first, batch_errors=(-0.3, 0.1)), replace(second, batch_errors=(0.05,))
     found = cell_of_runs([first, second], BUDGET_MS, BLEU)
     assert (found.num_requests, found.num_failed) == (4, 1)
     assert found.over == 0.5
     assert found.over_reacted == pytest.approx(1 / 3)
     assert (found.median_ms, found.p95_ms) == (90.0, 300.0)
     assert found.bleu == pytest.approx((30 + 28 + 28) / 3)
-    assert found.prediction_error == pytest.approx(0.1)
+    assert (found.prediction_error, found.batch_error) == (pytest.approx(0.1), 0.1)
     assert found.settled_s == (1.0, 0.0)
     assert found.num_switches == (1, 0)
     assert found.point_id is None
