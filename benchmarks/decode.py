@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from benchmarks.entry import INTERRUPTED, command_of, exit_status, write_report
-from benchmarks.figures import BenchmarkError, Result, Task
+from benchmarks.figures import BenchmarkError, Check, Result, Task
 from benchmarks.run import ROOT
 
 if TYPE_CHECKING:
@@ -163,7 +163,7 @@ def run(asked: argparse.Namespace, command: str) -> int:
             if name == LATENCY:
                 _measure_latency(asked, shapes, roof, environment, version, finished, until_s)
             else:
-                finished.results.append(_measure_section(name, bundle, asked.quick))
+                finished.results.append(_measured_or_not(name, bundle, asked.quick))
     except KeyboardInterrupt:
         is_interrupted = True
         if not finished.rows and not finished.results:
@@ -263,6 +263,21 @@ def cases_of(asked: argparse.Namespace, shapes: Shapes) -> list[Case]:
         asked.threads or tuple(range(1, min(2, num_cpus) + 1)),
         [one for one in PRECISIONS if asked.precisions is None or one in asked.precisions],
     )
+
+
+def _measured_or_not(name: str, bundle: Bundle, is_quick: bool) -> Result:
+    """A section, or what kept it from being measured: that must not cost the others their report."""
+    try:
+        return _measure_section(name, bundle, is_quick)
+    except BenchmarkError as error:
+        _tell(f"{name}: error: {error}")
+        return Result(
+            name=name,
+            title=f"Not measured: {name}",
+            how=SECTIONS[name],
+            figures=(),
+            checks=(Check(f"it could be measured: {error}", holds=False),),
+        )
 
 
 def _measure_section(name: str, bundle: Bundle, is_quick: bool) -> Result:

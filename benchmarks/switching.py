@@ -42,9 +42,9 @@ class Client:
 
     @property
     def is_being_served(self) -> bool:
-        """Its sentence is being translated at this moment."""
+        """Its sentence waits or is being translated at this moment."""
         future = self.running
-        return future is not None and future.running()
+        return future is not None and not future.done()
 
     def stop(self) -> None:
         """Let the sentence under way finish; submit no more."""
@@ -96,7 +96,7 @@ def measure(task: Task) -> Result:
             f"{num_switches} random switches (seed {SEED}), each to another of {len(ids)} points and 0 to "
             f"{LONGEST_PAUSE_S * 1e3:g} ms after the last, while {NUM_CLIENTS} clients keep the engine busy at beam "
             f"{table.device.beam_size}: {len(answers)} translations meanwhile, on {len(used)} points. A translation "
-            f"was running at {num_busy / num_switches:.1%} of the switches. "
+            f"was waiting or running at {num_busy / num_switches:.1%} of the switches. "
             f"Python's thread switch interval is the daemon's, {sys.getswitchinterval() * 1e3:g} ms."
         ),
         figures=(
@@ -124,7 +124,7 @@ def measure(task: Task) -> Result:
 def _switch_at_random(
     engine: TranslationEngine, ids: list[str], clients: list[Client], num_switches: int
 ) -> tuple[list[float], list[float], int]:
-    """Milliseconds of each switch, milliseconds from due to done, and at how many a translation was running."""
+    """Milliseconds of each switch, milliseconds from due to done, and at how many the engine had something to do."""
     chance = random.Random(SEED)
     switch_ms, late_ms, num_busy = [], [], 0
     for _ in range(num_switches):

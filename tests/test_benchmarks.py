@@ -9,11 +9,12 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks import predictors
+from benchmarks import predictors, switching
 from benchmarks.children import child
-from benchmarks.figures import Aim, BenchmarkError, Check, Figure, Result, Summary, percentile
+from benchmarks.figures import Aim, BenchmarkError, Check, Figure, Result, Summary, Task, percentile
 from benchmarks.report import Environment, as_json, as_markdown, power_mode
 from benchmarks.run import BENCHMARKS
+from dynhat_runtime.model.checkpoint import Bundle
 from dynhat_runtime.offline import hat_latency_predictor
 
 ROOT = Path(__file__).parent.parent
@@ -184,6 +185,13 @@ def test_help() -> None:
     assert "./run.sh bench --quick" in done.stdout
     for name in BENCHMARKS:
         assert f"\n  {name} " in done.stdout
+
+
+def test_switching_holds_what_it_checks(tiny_bundle: Bundle) -> None:
+    """Under load no translation fails and no output changes; what it takes is for the report to say."""
+    found = switching.measure(Task(tiny_bundle.path, is_quick=True, tell=lambda _: None))
+    assert [check for check in found.checks if not check.holds] == []
+    assert [figure.summary.num_samples for figure in found.figures] == [switching.NUM_SWITCHES_QUICK] * 2
 
 
 def test_unknown_benchmark() -> None:

@@ -163,6 +163,21 @@ def test_ctranslate2s_map_holds_what_our_shortlist_holds(shapes: Shapes, tmp_pat
         assert set(ours.decode(source, 12, 4)) <= listed
 
 
+def test_a_section_that_fails_does_not_cost_the_others_their_report(
+    monkeypatch: pytest.MonkeyPatch, tiny_bundle: Bundle
+) -> None:
+    """What kept it from being measured stands in the report as a check that does not hold."""
+
+    def fail(*_: object) -> None:
+        raise BenchmarkError("no translation began")
+
+    monkeypatch.setattr(decode, "_measure_section", fail)
+    found = decode._measured_or_not("switching", tiny_bundle, is_quick=True)
+    assert [(check.claim, check.holds) for check in found.checks] == [
+        ("it could be measured: no translation began", False)
+    ]
+
+
 def test_without_ctranslate2(monkeypatch: pytest.MonkeyPatch) -> None:
     """Without the library the message says what to install."""
     monkeypatch.setattr(decode_engines.importlib.util, "find_spec", lambda name: None)
