@@ -60,6 +60,7 @@ class TranslationEngine:
         *,
         beam_size: int = 4,
         length_penalty: float = 0.6,
+        no_repeat_size: int = 0,
         queue_limits: QueueLimits | None = None,
         on_finished: Observer | None = None,
         tallies: EngineTallies | None = None,
@@ -72,6 +73,7 @@ class TranslationEngine:
             languages: Codes of source and target.
             beam_size: For requests that name none.
             length_penalty: Of the search's scores.
+            no_repeat_size: No run of so many tokens comes twice in an output; 0 lets everything repeat.
             queue_limits: What may wait before `submit` refuses.
             on_finished: Hears of every batch, on the worker's thread; its failure harms no request.
             tallies: Counted on in; an engine that takes over from another goes on with that one's.
@@ -82,7 +84,7 @@ class TranslationEngine:
         self._points = points
         self._active = points.best
         self._beam_size = beam_size
-        self._length_penalty = length_penalty
+        self._search_options = BeamOptions(length_penalty=length_penalty, no_repeat_size=no_repeat_size)
         self._on_finished = on_finished
         self._observer_complained = False
         self._lock = threading.Condition()
@@ -117,6 +119,7 @@ class TranslationEngine:
             model.languages,
             beam_size=beam_size,
             length_penalty=model.length_penalty,
+            no_repeat_size=model.no_repeat_size,
             queue_limits=queue_limits,
             on_finished=on_finished,
             tallies=tallies,
@@ -422,7 +425,7 @@ class TranslationEngine:
         num_alternatives: int = 0,
     ) -> tuple[list[SentenceTranslation], Observation]:
         """Translate one batch, and time it."""
-        options = BeamOptions(beam_size=beam_size, length_penalty=self._length_penalty)
+        options = replace(self._search_options, beam_size=beam_size)
         began_s = time.monotonic()
         with self._work.on(point.id, sentences):
             outputs = self._translator.translate(

@@ -96,6 +96,7 @@ class LoadedModel:
     translator: Translator
     languages: tuple[str, str]
     length_penalty: float
+    no_repeat_size: int
 
     @classmethod
     def of_bundle(cls, bundle: Bundle) -> LoadedModel:
@@ -109,6 +110,7 @@ class LoadedModel:
             Translator.of_bundle(bundle),
             (bundle.src_lang, bundle.tgt_lang),
             bundle.manifest.length_penalty,
+            bundle.manifest.no_repeat_size,
         )
 
     def points(self, table: OperatingPointTable) -> ServedPoints:

@@ -89,7 +89,7 @@ void translate(bool is_int8, bool norm_first, bool is_listed, int num_threads) {
   const dynhat::Encoding encoding = dynhat::encode(network, tokens, lengths, 3, team);
   const dynhat::Listed listed = {is_listed ? kListed : nullptr, is_listed ? kListedCounts : nullptr};
   dynhat::Decoder decoding(network, encoding, listed, 4, 2);
-  dynhat::Search search(decoding, caps, 3, {4, 1, 2, 1});
+  dynhat::Search search(decoding, caps, 3, {4, 1, 3, 2, 1});
   while (search.step()) {
   }
   std::printf("int8 %d, norm first %d, listed %d\n", is_int8, norm_first, is_listed);

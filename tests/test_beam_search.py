@@ -144,6 +144,12 @@ class _Remembering:
         self.reorder(rows)
 
 
+def _repeats(said: list[int], size: int) -> bool:
+    """Whether the last `size` tokens stand somewhere before."""
+    runs = [tuple(said[i : i + size]) for i in range(len(said) - size + 1)]
+    return size > 0 and len(runs) > 1 and runs[-1] in runs[:-1]
+
+
 def _plain_search(
     model: _Remembering, sentence: int, options: BeamOptions, cap: int
 ) -> list[tuple[int, ...]]:
@@ -156,6 +162,8 @@ def _plain_search(
             scores = model.scores(prefix).log_softmax(0).tolist()
             allowed = [EOS] if position == cap else range(model.vocab_size)
             for token in allowed:
+                if _repeats([*prefix[2:], token], options.no_repeat_size):
+                    continue
                 if token != PAD and not (token == EOS and position < options.min_length):
                     grown.append((total + scores[token], [*prefix, token]))
         grown.sort(key=lambda one: -one[0])
@@ -177,6 +185,19 @@ def test_the_best_of_the_whole_vocabulary_are_found(vocab_size: int) -> None:
     expected = [_plain_search(model, sentence, options, 6) for sentence in range(8)]
     found = beam_search(model, [6] * 8, options)
     assert [[h.tokens for h in hypotheses] for hypotheses in found] == expected
+
+
+@pytest.mark.parametrize("size", [1, 2, 3])
+def test_nothing_comes_twice_that_must_not(size: int) -> None:
+    """With a bound on repeats the best outputs among those that keep it are found; without it they do not keep it."""
+    model, cap = _Remembering(6, 12, 4), 12
+    options = BeamOptions(beam_size=4, no_repeat_size=size, min_length=cap)
+    expected = [_plain_search(model, sentence, options, cap) for sentence in range(12)]
+    found = beam_search(model, [cap] * 12, options)
+    assert [[h.tokens for h in hypotheses] for hypotheses in found] == expected
+    free = beam_search(_Remembering(6, 12, 4), [cap] * 12, BeamOptions(beam_size=4, min_length=cap))
+    said = [h.tokens for hypotheses in free for h in hypotheses]
+    assert any(_repeats(list(tokens[:end]), size) for tokens in said for end in range(len(tokens)))
 
 
 def test_score_is_the_length_normalised_sum() -> None:

@@ -6,6 +6,7 @@ import random
 import threading
 import time
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -17,6 +18,7 @@ from dynhat_runtime.engine import ActivePoint, TranslationEngine
 from dynhat_runtime.errors import EngineOverloadedError, EngineStoppedError, UnknownOperatingPointError
 from dynhat_runtime.governor.request_choice import MAX_BATCH_SENTENCES
 from dynhat_runtime.model.checkpoint import SENTENCEPIECE_MODEL, Bundle
+from dynhat_runtime.model.decodable import Decodable
 from dynhat_runtime.model.sub_transformer import SubTransformer
 from dynhat_runtime.queue_load import QueueLimits
 from dynhat_runtime.served_points import ServedPoints
@@ -285,3 +287,26 @@ def test_switching_under_load_harms_nobody(engine: Running) -> None:
         assert first.operating_point == second.operating_point
         assert first.text == second.text == expected[first.operating_point]
     assert len({first.operating_point for first, _ in answers}) > 1
+
+
+def test_the_bundle_says_how_it_is_searched(tiny_bundle: Bundle, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The engine searches with the manifest's length penalty and bound on repeats, and with the beam asked for."""
+    changes = {"length_penalty": 1.5, "no_repeat_size": 3}
+    bundle = replace(tiny_bundle, manifest=tiny_bundle.manifest.model_copy(update=changes))
+    engine = TranslationEngine.load(bundle, bundle.table(), beam_size=2)
+    asked: list[BeamOptions] = []
+
+    def note(sub: Decodable, sentences: Sequence[str], options: BeamOptions, **more: Any) -> Any:
+        asked.append(options)
+        return translate(sub, sentences, options, **more)
+
+    translate = engine._translator.translate
+    monkeypatch.setattr(engine._translator, "translate", note)
+    engine.start()
+    try:
+        engine.submit([SENTENCES[0]]).result(PATIENCE_S)
+        engine.submit([SENTENCES[0]], beam_size=3).result(PATIENCE_S)
+    finally:
+        engine.stop(PATIENCE_S)
+    searches = [(each.beam_size, each.length_penalty, each.no_repeat_size) for each in asked]
+    assert searches == [(2, 1.5, 3), (3, 1.5, 3)]

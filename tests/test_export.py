@@ -58,6 +58,7 @@ def test_bundle_can_be_opened(run_dir: Path, tmp_path: Path) -> None:
     """An exported bundle passes every check, and has the recipe's space, languages and lengths."""
     export_bundle(_recipe(), run_dir, tmp_path / "out", num_averaged=2)
     bundle = Bundle.open(tmp_path / "out")
+    assert bundle.manifest.no_repeat_size == 4
     assert bundle.design_space == _recipe().model.space
     assert (bundle.src_lang, bundle.tgt_lang, bundle.manifest.name) == ("en", "de", "en-de")
     assert bundle.manifest.max_src_tokens == 60

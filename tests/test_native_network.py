@@ -76,7 +76,7 @@ def test_same_search(norm_first: bool, beam_size: int) -> None:
     for seed in range(6):
         config = SPACE.sample(random.Random(seed))
         src, caps = made_up_sentences([9, 3, 14, 2, 6], seed), [12, 30, 5, 0, 25]
-        options = BeamOptions(beam_size, length_penalty=0.6, min_length=seed % 3)
+        options = BeamOptions(beam_size, length_penalty=0.6, min_length=seed % 3, no_repeat_size=seed % 4)
         expected = search(model.extract(config), src, options, caps)
         assert_same_hypotheses(search(native.extract(config), src, options, caps), expected)
 
@@ -174,7 +174,13 @@ def test_what_is_not_there_is_not_read() -> None:
         sub.start(encoded, 1).step(torch.tensor([83]))
     with pytest.raises(IndexError, match="60 tokens are too long"):
         sub.start(encoded, 1).search(
-            [59], beam_size=1, min_length=1, eos_id=EOS, pad_id=PAD, is_cancelled=lambda: False
+            [59],
+            beam_size=1,
+            min_length=1,
+            no_repeat_size=0,
+            eos_id=EOS,
+            pad_id=PAD,
+            is_cancelled=lambda: False,
         )
     decoder = sub.start(encoded, 1)
     for _ in range(48):

@@ -78,7 +78,7 @@ def test_same_search(norm_first: bool, beam_size: int) -> None:
     for seed in range(4):
         config = SPACE.sample(random.Random(seed))
         src, caps = made_up_sentences([9, 3, 14, 2, 6], seed), [12, 30, 5, 0, 25]
-        options = BeamOptions(beam_size, length_penalty=0.6, min_length=seed % 3)
+        options = BeamOptions(beam_size, length_penalty=0.6, min_length=seed % 3, no_repeat_size=seed % 4)
         expected = search(ShortlistedSubTransformer(model.extract(config), SHORTLIST), src, options, caps)
         assert_same_hypotheses(
             search(native.extract(config, shortlist=SHORTLIST), src, options, caps), expected

@@ -44,6 +44,7 @@ class SearchesItself(Protocol):
         *,
         beam_size: int,
         min_length: int,
+        no_repeat_size: int,
         eos_id: int,
         pad_id: int,
         is_cancelled: Callable[[], bool],
@@ -59,6 +60,8 @@ class BeamOptions:
         beam_size: K; 1 is greedy search.
         length_penalty: Exponent of the length that a sum of log-probabilities is divided by (0.6 on WMT).
         min_length: Tokens before eos may be produced.
+        no_repeat_size: No run of so many tokens comes twice in an output, so nothing loops; 0 lets everything repeat.
+            Source: Paulus et al. 2018, "A deep reinforced model for abstractive summarization", section 2.5.
     """
 
     beam_size: int = 4
@@ -66,6 +69,7 @@ class BeamOptions:
     min_length: int = 1
     eos_id: int = 2
     pad_id: int = 1
+    no_repeat_size: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -144,7 +148,8 @@ def beam_search(
         if is_cancelled():
             raise SearchCancelledError
         forced_B = [position >= max_lengths[sentence] for sentence in active]
-        candidates = _best_candidates(decoder.step(tokens_N), totals_BK, position, forced_B, options)
+        repeats = [_repeats(node, options.no_repeat_size) for node in rows] if options.no_repeat_size else []
+        candidates = _best_candidates(decoder.step(tokens_N), totals_BK, position, forced_B, repeats, options)
         survivors: list[int] = []
         next_rows: list[_Node] = []
         parents: list[int] = []
@@ -172,9 +177,15 @@ class _Candidate(NamedTuple):
 
 
 def _best_candidates(
-    logits_NV: Tensor, totals_BK: Tensor, position: int, forced_B: list[bool], options: BeamOptions
+    logits_NV: Tensor,
+    totals_BK: Tensor,
+    position: int,
+    forced_B: list[bool],
+    repeats: list[list[int]],
+    options: BeamOptions,
 ) -> list[list[_Candidate]]:
-    """Per sentence its 2K best continuations, best first; pad never, eos as `min_length` and the cap demand."""
+    """Per sentence its 2K best continuations, best first; pad and what `repeats` lists for a row never, eos as
+    `min_length` and the cap demand."""
     beam = totals_BK.shape[1]
     # Before anything is ruled out: what may not be said still has its share. Three times faster than logsumexp.
     scores_NV = logits_NV.log_softmax(dim=1)
@@ -189,6 +200,8 @@ def _best_candidates(
     elif is_too_short:
         scores_NV[:, options.eos_id] = -torch.inf
     scores_NV[:, options.pad_id] = -torch.inf
+    for row, ruled_out in enumerate(repeats):
+        scores_NV[row, ruled_out] = -torch.inf
     best, rows, tokens = _best_of_sentences(scores_NV.add_(totals_BK.view(-1, 1)), totals_BK)
     return [
         [_Candidate(*candidate) for candidate in zip(*columns, strict=True)]
@@ -258,6 +271,15 @@ def _advance(
     return chosen
 
 
+def _repeats(node: _Node | None, size: int) -> list[int]:
+    """Tokens that would make the last `size` of a hypothesis a run that has come before."""
+    if node is None:
+        return []
+    said, _ = node.tokens_and_totals()
+    latest = said[len(said) - size + 1 :]
+    return [said[i + size - 1] for i in range(len(said) - size + 1) if said[i : i + size - 1] == latest]
+
+
 def _finish(node: _Node, options: BeamOptions) -> Hypothesis:
     return _hypothesis(*node.tokens_and_totals(), options)
 
@@ -283,6 +305,7 @@ def _searched_by_itself(
         max_lengths,
         beam_size=options.beam_size,
         min_length=options.min_length,
+        no_repeat_size=options.no_repeat_size,
         eos_id=options.eos_id,
         pad_id=options.pad_id,
         is_cancelled=is_cancelled,

@@ -98,6 +98,16 @@ class SentenceTranslation:
         return next((part.fault for part in self.parts if part.is_used and part.fault is not None), None)
 
 
+def search_options(bundle: Bundle, beam_size: int) -> BeamOptions:
+    """How `bundle` asks to be searched."""
+    manifest = bundle.manifest
+    return BeamOptions(
+        beam_size=beam_size,
+        length_penalty=manifest.length_penalty,
+        no_repeat_size=manifest.no_repeat_size,
+    )
+
+
 class _Source(NamedTuple):
     """A part as it goes in."""
 

@@ -82,6 +82,8 @@ class Manifest(BaseModel):
     text_pipeline: TextPipeline = "sentencepiece"
     length_penalty: Annotated[float, Field(ge=0, le=10)] = 0.6
     """Exponent of the length in beam search's scores (HAT: 0.6 on WMT, 1 on IWSLT)."""
+    no_repeat_size: Annotated[int, Field(ge=0, le=64)] = 0
+    """No run of so many tokens comes twice in an output; 0, as HAT searches, lets everything repeat."""
     files: dict[str, FileRecord]
 
 
@@ -286,6 +288,7 @@ def write_bundle(
     max_src_tokens: int,
     text_pipeline: TextPipeline = "sentencepiece",
     length_penalty: float = 0.6,
+    no_repeat_size: int = 0,
     dtype: torch.dtype = torch.float16,
 ) -> Bundle:
     """Write a bundle without operating points; tables of other weights that stood there are removed.
@@ -311,6 +314,7 @@ def write_bundle(
         max_src_tokens=max_src_tokens,
         text_pipeline=text_pipeline,
         length_penalty=length_penalty,
+        no_repeat_size=no_repeat_size,
         files={file: FileRecord.of(content) for file, content in contents.items()},
     )
     for old in (path / TABLES).glob("*.json"):

@@ -220,6 +220,7 @@ class NativeDecoder:
         *,
         beam_size: int,
         min_length: int,
+        no_repeat_size: int,
         eos_id: int,
         pad_id: int,
         is_cancelled: Callable[[], bool],
@@ -227,7 +228,12 @@ class NativeDecoder:
         """Beam search in one go, by the rules of `decoding.beam_search`; see `native.running.Decoder.search`."""
         assert beam_size == self._decoder.num_beams, "as many rows per sentence as the search has beams"
         return self._decoder.search(
-            max_lengths, min_length=min_length, eos_id=eos_id, pad_id=pad_id, is_cancelled=is_cancelled
+            max_lengths,
+            min_length=min_length,
+            no_repeat_size=no_repeat_size,
+            eos_id=eos_id,
+            pad_id=pad_id,
+            is_cancelled=is_cancelled,
         )
 
     @property

@@ -27,7 +27,7 @@ _SIGNATURES: dict[str, tuple[Any, tuple[Any, ...]]] = {
     "step": (c_int, (c_void_p, c_void_p, c_void_p)),
     "keep": (None, (c_void_p, c_void_p, c_int)),
     "decoder_bytes": (c_int64, (c_void_p,)),
-    "search": (c_void_p, (c_void_p, c_void_p, c_int, c_int, c_int, c_int, c_int)),
+    "search": (c_void_p, (c_void_p, c_void_p, c_int, c_int, c_int, c_int, c_int, c_int)),
     "free_search": (None, (c_void_p,)),
     "search_for": (c_int, (c_void_p, c_double)),
     "num_hypotheses": (c_int, (c_void_p, c_int)),

@@ -153,6 +153,7 @@ class Decoder:
         max_lengths: Sequence[int],
         *,
         min_length: int,
+        no_repeat_size: int,
         eos_id: int,
         pad_id: int,
         is_cancelled: Callable[[], bool],
@@ -162,6 +163,7 @@ class Decoder:
         Args:
             max_lengths: Per sentence, tokens before eos is forced.
             min_length: Tokens before eos may be produced.
+            no_repeat_size: No run of so many tokens comes twice in an output; 0 lets everything repeat.
             eos_id: Begins and ends every output.
             pad_id: Is never produced.
             is_cancelled: Asked before the first step and then every `SLICE_S`.
@@ -180,6 +182,7 @@ class Decoder:
                 self.num_sentences,
                 self.num_beams,
                 min_length,
+                no_repeat_size,
                 eos_id,
                 pad_id,
             ),

@@ -9,9 +9,8 @@ from typing import Any
 
 from rich.console import Console
 
-from dynhat_runtime.decoding.beam_search import BeamOptions
 from dynhat_runtime.decoding.moses_bpe import moses_words
-from dynhat_runtime.decoding.translator import Translator
+from dynhat_runtime.decoding.translator import Translator, search_options
 from dynhat_runtime.design_space import DesignSpace
 from dynhat_runtime.design_space_presets import preset
 from dynhat_runtime.errors import DesignSpaceError, SettingsError
@@ -301,7 +300,7 @@ def evaluate_bundle(
     super_transformer = for_decoding(bundle.super_transformer(), precisions_of(points), bundle.shortlist())
     translator = Translator.of_bundle(bundle)
     penalty = bundle.manifest.length_penalty if options.length_penalty is None else options.length_penalty
-    search = BeamOptions(beam_size=options.beam_size, length_penalty=penalty)
+    search = replace(search_options(bundle, options.beam_size), length_penalty=penalty)
     sources, targets = [source for source, _ in pairs], [target for _, target in pairs]
     rows: list[dict[str, Any]] = []
     jobs = [EvaluationJob(point.id, table.reference_latency_ms(point), len(pairs)) for point in points]

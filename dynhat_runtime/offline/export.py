@@ -18,6 +18,9 @@ from dynhat_runtime.offline.recipe import Recipe
 from dynhat_runtime.offline.run_folder import RunFolder, average_weights, check_recipe
 from dynhat_runtime.offline.trainer import spec_of
 
+NO_REPEAT_SIZE = 4
+"""Runs of so many tokens do not come twice in what our models say: see `docs/decisions/0025-nothing-comes-twice.md`."""
+
 
 def export_bundle(recipe: Recipe, run_dir: Path, out: Path, num_averaged: int) -> Bundle:
     """Average the last `num_averaged` checkpoints of a run and write a bundle without operating points.
@@ -45,6 +48,7 @@ def export_bundle(recipe: Recipe, run_dir: Path, out: Path, num_averaged: int) -
         text_files={SENTENCEPIECE_MODEL: run.tokenizer.read_bytes()},
         training_record=training_record(recipe, run, files),
         max_src_tokens=recipe.data.max_tokens_per_sentence,
+        no_repeat_size=NO_REPEAT_SIZE,
     )
 
 

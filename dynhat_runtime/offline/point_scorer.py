@@ -13,8 +13,7 @@ from pathlib import Path
 from rich.console import Console
 from rich.progress import Progress
 
-from dynhat_runtime.decoding.beam_search import BeamOptions
-from dynhat_runtime.decoding.translator import Translator
+from dynhat_runtime.decoding.translator import Translator, search_options
 from dynhat_runtime.design_space import SubTransformerConfig
 from dynhat_runtime.model.checkpoint import Bundle
 from dynhat_runtime.model.decodable import available_precisions, for_decoding
@@ -65,7 +64,7 @@ class PointScorer:
         self._dev, dev_pairs = dev, None if dev is None else load_pairs(dev)
         self._test, self._test_pairs = test, [] if test is None else load_pairs(test)
         self._hashes = {path: file_sha256(path) for path in (dev, test) if path is not None}
-        self._search = BeamOptions(beam_size=beam_size, length_penalty=bundle.manifest.length_penalty)
+        self._search = search_options(bundle, beam_size)
         # Losses are computed many sentences at a time, decoding row by row: each has its own layout.
         self._trained = bundle.super_transformer()
         self.precisions = tuple(precisions or available_precisions(self._trained))
@@ -135,6 +134,7 @@ class PointScorer:
         search: dict[str, object] = {
             "beam_size": self._search.beam_size,
             "length_penalty": self._search.length_penalty,
+            **({"no_repeat_size": self._search.no_repeat_size} if self._search.no_repeat_size else {}),
             **({"shortlist_sha256": self._bundle.shortlist_sha256} if has_shortlist else {}),
         }
         return self._cache.get({**self._key(config, precision, test), **search}, measure)

@@ -16,7 +16,7 @@ from rich.console import Console
 
 from dynhat_runtime.decoding.beam_search import BeamOptions
 from dynhat_runtime.decoding.moses_bpe import moses_words
-from dynhat_runtime.decoding.translator import SentenceTranslation, Translator
+from dynhat_runtime.decoding.translator import SentenceTranslation, Translator, search_options
 from dynhat_runtime.model.checkpoint import Bundle
 from dynhat_runtime.model.decodable import DecodableSuper, for_decoding
 from dynhat_runtime.offline.evaluate import compound_split_bleu, load_pairs, score, translate_all
@@ -169,7 +169,7 @@ def _is_end(point: OperatingPoint, points: Sequence[OperatingPoint]) -> bool:
 def _job(
     bundle: Bundle, point: OperatingPoint, test: TestSet, beam_size: int, *, wants_samples: bool
 ) -> _Job:
-    search = BeamOptions(beam_size=beam_size, length_penalty=bundle.manifest.length_penalty)
+    search = search_options(bundle, beam_size)
     wants_samples = wants_samples and test.gives_samples
     key: dict[str, object] = {
         "figures": f"quality-{FIGURES_VERSION}",
@@ -180,6 +180,7 @@ def _job(
         "num_sentences": len(test.pairs),
         "beam_size": search.beam_size,
         "length_penalty": search.length_penalty,
+        **({"no_repeat_size": search.no_repeat_size} if search.no_repeat_size else {}),
         "compound_split": test.does_split,
         "samples": wants_samples,
     }

@@ -76,8 +76,8 @@ DYNHAT_EXPORT int64_t dynhat_decoder_bytes(const Decoder* decoder) {
 }
 
 DYNHAT_EXPORT Search* dynhat_search(Decoder* decoder, const int32_t* max_lengths, int num_sentences, int beam_size,
-                                    int min_length, int eos_id, int pad_id) try {
-  return new Search(*decoder, max_lengths, num_sentences, {beam_size, min_length, eos_id, pad_id});
+                                    int min_length, int no_repeat_size, int eos_id, int pad_id) try {
+  return new Search(*decoder, max_lengths, num_sentences, {beam_size, min_length, no_repeat_size, eos_id, pad_id});
 } catch (const std::bad_alloc&) {
   return nullptr;
 }

@@ -1,4 +1,5 @@
-// Rules, as in the reference: pad never; eos not before `min_length`, alone at the cap; of the 2 x beam best
+// Rules, as in the reference: pad never; eos not before `min_length`, alone at the cap; no token that would make the
+// last `no_repeat_size` tokens a run that has come before; of the 2 x beam best
 // candidates an eos counts only among the first `beam` and while fewer than `beam` hypotheses have finished; the
 // first `beam` others go on; a sentence ends with `beam` hypotheses or at its cap.
 #include "search.h"
@@ -130,6 +131,7 @@ void Search::best_candidates(int first_row, bool is_too_short) {
     const float share = log_sum_exp(logits, count);  // before anything is ruled out: it still has its share
     if (pad >= 0) logits[pad] = kNever;
     if (is_too_short && eos >= 0) logits[eos] = kNever;
+    if (options_.no_repeat_size > 0) rule_out_repeats(row, output, logits);
     int place = 0;
     for (; place + kLanes <= count; place += kLanes) {
       // Cheap and a little too generous; `offer` decides.
@@ -137,6 +139,18 @@ void Search::best_candidates(int first_row, bool is_too_short) {
       for (int i = place; i < place + kLanes; ++i) offer({logits[i] - share + totals_[row], row, output.token(i)});
     }
     for (; place < count; ++place) offer({logits[place] - share + totals_[row], row, output.token(place)});
+  }
+}
+
+void Search::rule_out_repeats(int row, const Output& output, float* logits) {
+  const int before = options_.no_repeat_size - 1;  // tokens that lead up to the one ruled out
+  history_.clear();
+  for (int t = 1; t < decoder_.position(); ++t) history_.push_back(said_[t][decoder_.ancestor(row, t)]);
+  const auto latest = history_.end() - std::min<size_t>(before, history_.size());
+  for (auto run = history_.begin(); history_.end() - run > before; ++run) {
+    if (!std::equal(run, run + before, latest)) continue;
+    const int place = output.place(run[before]);
+    if (place >= 0) logits[place] = kNever;
   }
 }
 

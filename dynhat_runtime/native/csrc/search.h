@@ -9,7 +9,7 @@
 namespace dynhat {
 
 struct SearchOptions {
-  int beam_size, min_length, eos_id, pad_id;
+  int beam_size, min_length, no_repeat_size, eos_id, pad_id;
 };
 
 // A finished output: tokens end in eos; totals[t] is the sum of log-probabilities up to and with token t.
@@ -39,6 +39,7 @@ class Search {
   void go_on(const Candidate& candidate);
   void only_eos(int first_row);
   void best_candidates(int first_row, bool is_too_short);
+  void rule_out_repeats(int row, const Output& output, float* logits);
   float bar(int row, float share) const;
   void offer(Candidate candidate);
   void finish(const Candidate& candidate, std::vector<Hypothesis>& hypotheses) const;
@@ -52,6 +53,7 @@ class Search {
   std::vector<std::vector<int32_t>> said_;        // [position][row that wrote it]: the token read at that position
   std::vector<std::vector<float>> said_totals_;   // and the total up to it
   std::vector<Candidate> candidates_;             // of one sentence, best first
+  std::vector<int32_t> history_;                  // of one row: its tokens so far
   std::vector<std::vector<Hypothesis>> finished_;
 };
 
