@@ -138,8 +138,12 @@ _BOUNDS: tuple[tuple[str, float, float], ...] = (
 def as_line(value: Event | TraceHeader) -> str:
     """One line of JSON, without its end. What has its default value is left out."""
     defaults = _DEFAULTS[type(value)]
-    content = {name: part for name, part in asdict(value).items() if part != defaults.get(name, MISSING)}
-    return json.dumps({"kind": _NAMES[type(value)], **content}, separators=(",", ":"), allow_nan=False)
+    parts = ((field.name, getattr(value, field.name)) for field in fields(value))
+    content = {name: part for name, part in parts if part != defaults.get(name, MISSING)}
+    # Not `asdict` of the whole: it copies every part, and this is done with every decision.
+    return json.dumps(
+        {"kind": _NAMES[type(value)], **content}, separators=(",", ":"), allow_nan=False, default=asdict
+    )
 
 
 def parse_line(line: str | bytes) -> Event | TraceHeader | None:

@@ -51,6 +51,10 @@ class Forecast:
     target_length: TargetLength = field(default_factory=TargetLength)
     handling_ms: float = 0.0
     """What a request takes besides being decoded."""
+    _quota: CpuQuota = field(init=False, repr=False, compare=False)
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "_quota", CpuQuota.of(self.snapshot))
 
     @classmethod
     def of(
@@ -147,10 +151,6 @@ class Forecast:
             wanted_stds = STANDARD_NORMAL.inv_cdf(self.confidence)
             return STANDARD_NORMAL.cdf(wanted_stds + margin / math.hypot(PLAN_STD, math.sqrt(more_variance)))
         return STANDARD_NORMAL.cdf(margin / math.sqrt(self._variance + more_variance))
-
-    @property
-    def _quota(self) -> CpuQuota:
-        return CpuQuota.of(self.snapshot)
 
     def _margin(self, more_variance: float) -> float:
         """Factor on what is expected, for the wanted confidence."""
