@@ -412,6 +412,7 @@ def test_the_active_point(client: TestClient) -> None:
         "reason",
         "slow_down_factor",
         "slow_down_std",
+        "handling_ms",
         "prediction_error_fraction",
         "latest_predictions",
         "resources",
