@@ -19,9 +19,13 @@ TERMINATED = 143
 
 
 def command_of(name: str, arguments: Sequence[str]) -> str:
-    """The command that reproduces a run; paths of this machine say nothing elsewhere: files by their names."""
-    named = [Path(argument).name if argument.startswith("/") else argument for argument in arguments]
-    return shlex.join(["python", "-m", f"benchmarks.{name}", *named])
+    """The command that reproduces a run."""
+    return shlex.join(["python", "-m", f"benchmarks.{name}", *by_names(arguments)])
+
+
+def by_names(arguments: Sequence[str]) -> list[str]:
+    """Arguments for a report: paths of this machine say nothing elsewhere, so files are called by their names."""
+    return [Path(argument).name if argument.startswith("/") else argument for argument in arguments]
 
 
 def leave(signal_number: int, frame: object) -> None:

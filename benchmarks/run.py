@@ -15,7 +15,7 @@ ROOT = Path(__file__).resolve().parent.parent
 if not __package__:
     sys.path[0] = str(ROOT)  # run as a script: the folder above is where both packages are
 
-from benchmarks.entry import exit_status, write_report  # noqa: E402  # needs the path
+from benchmarks.entry import by_names, exit_status, write_report  # noqa: E402  # needs the path
 from benchmarks.figures import Result, Task  # noqa: E402  # needs the path
 
 BENCHMARKS = {
@@ -61,7 +61,7 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace:
 def main(arguments: Sequence[str]) -> int:
     """Run what was asked for; the exit status."""
     asked = parse(arguments)
-    return exit_status(lambda: run(asked, shlex.join(["./run.sh", "bench", *arguments])), _tell)
+    return exit_status(lambda: run(asked, shlex.join(["./run.sh", "bench", *by_names(arguments)])), _tell)
 
 
 def run(asked: argparse.Namespace, command: str) -> int:

@@ -11,6 +11,7 @@ import pytest
 
 from benchmarks import predictors, switching
 from benchmarks.children import child
+from benchmarks.entry import command_of
 from benchmarks.figures import Aim, BenchmarkError, Check, Figure, Result, Summary, Task, percentile
 from benchmarks.report import Environment, as_json, as_markdown, power_mode
 from benchmarks.run import BENCHMARKS
@@ -192,6 +193,12 @@ def test_switching_holds_what_it_checks(tiny_bundle: Bundle) -> None:
     found = switching.measure(Task(tiny_bundle.path, is_quick=True, tell=lambda _: None))
     assert [check for check in found.checks if not check.holds] == []
     assert [figure.summary.num_samples for figure in found.figures] == [switching.NUM_SWITCHES_QUICK] * 2
+
+
+def test_no_path_of_this_machine_is_in_a_report() -> None:
+    """The command that a report gives calls files by their names."""
+    command = command_of("decode", ["--out", "/home/somebody/reports", "--tokens", "30", "--json"])
+    assert command == "python -m benchmarks.decode --out reports --tokens 30 --json"
 
 
 def test_unknown_benchmark() -> None:
