@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import statistics
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from benchmarks.adaptation_figures import REACTION_S, Cell, cell_of_runs, share_over
@@ -62,20 +62,22 @@ def as_markdown(
         f"phase follow no disturbance.",
         "Median error of ours in predicting a request's time, from its arrival at the daemon to the answer, from 2 s "
         "on: "
-        + ", ".join(
-            f"{phase.name} {_share(outcome.cell(OURS, position).prediction_error)}"
-            for position, phase in enumerate(outcome.phases)
-        )
+        + _by_phase(outcome, lambda ours: ours.prediction_error)
         + ". How long a translation will be is not known beforehand. At the lengths that they turned out to have, "
         "decoding alone, the last sentences of each phase: "
-        + ", ".join(
-            f"{phase.name} {_share(outcome.cell(OURS, position).batch_error)}"
-            for position, phase in enumerate(outcome.phases)
-        )
+        + _by_phase(outcome, lambda ours: ours.batch_error)
         + ".",
         *notes,
     ]
     return "\n\n".join(parts) + "\n"
+
+
+def _by_phase(outcome: Outcome, share: Callable[[Cell], float | None]) -> str:
+    """A share of our arm, phase by phase."""
+    return ", ".join(
+        f"{phase.name} {_share(share(outcome.cell(OURS, position)))}"
+        for position, phase in enumerate(outcome.phases)
+    )
 
 
 def as_drawn_markdown(

@@ -41,8 +41,6 @@ SECTIONS = {
     "memory": "all operating points together against the largest alone",
     "startup": "process start to the first translation against importing torch and reading the weights",
 }
-MODULES = {"served": "decode_served"}
-"""Of sections that are not called as their module is."""
 LENGTHS, BEAMS = (10, 30, 60), (1, 4)
 QUICK_LENGTHS = (30,)
 QUICK_S = 34.0
@@ -282,13 +280,14 @@ def _measured_or_not(name: str, bundle: Bundle, is_quick: bool) -> Result:
 
 def _measure_section(name: str, bundle: Bundle, is_quick: bool) -> Result:
     """One of the other sections."""
-    from benchmarks import decode_load
+    from benchmarks import decode_load, decode_served
 
     measures: dict[str, Callable[[Task], Result]] = {
+        "served": decode_served.measure,
         "throughput": decode_load.measure_throughput,
         "contention": decode_load.measure_contention,
     }
-    measure = measures.get(name) or importlib.import_module(f"benchmarks.{MODULES.get(name, name)}").measure
+    measure = measures.get(name) or importlib.import_module(f"benchmarks.{name}").measure
     _tell(f"{name}: {SECTIONS[name]}")
     result: Result = measure(Task(bundle.path, is_quick, lambda line: _tell(f"{name}: {line}")))
     return result

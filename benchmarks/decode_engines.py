@@ -104,49 +104,43 @@ class Engines:
     def __init__(self, shape: Shape, folder: Path) -> None:
         self.shape = shape
         self._folder = folder
-        self._made: dict[tuple[str, Precision, int], Decoder] = {}
+        self._made: dict[tuple[str, Precision, int, bool], Decoder] = {}
 
-    def ours(self, precision: Precision, num_threads: int) -> Decoder | Absent:
-        """Our engine, if it can do that."""
+    def ours(
+        self, precision: Precision, num_threads: int, *, has_shortlist: bool = False
+    ) -> Decoder | Absent:
+        """Our engine, if it can do that; in int8 with the shortlist it runs as the daemon serves the shipped points."""
+        if has_shortlist and self.shape.stock.shortlist is None:
+            return Absent("the bundle has no vocabulary shortlist")
         try:
             prepared = self.shape.stock.prepared(precision)
         except NativeUnavailableError as error:
             return Absent(f"{precision}: {error}")
         return self._once(
-            ("ours", precision, num_threads),
-            lambda: OurDecoder(prepared.extract(self.shape.config, precision, num_threads), num_threads),
+            ("ours", precision, num_threads, has_shortlist),
+            lambda: OurDecoder(
+                prepared.extract(self.shape.config, precision, num_threads, has_shortlist=has_shortlist),
+                num_threads,
+            ),
         )
 
-    def ctranslate2(self, precision: Precision, num_threads: int) -> Decoder:
-        """CTranslate2 on the same weights."""
+    def ctranslate2(self, precision: Precision, num_threads: int, *, has_map: bool = False) -> Decoder:
+        """CTranslate2 on the same weights, with a vocabulary map of what our shortlist holds or without."""
         return self._once(
-            ("ctranslate2", precision, num_threads),
-            lambda: CTranslate2Decoder(self.model_folder(), self.shape, precision, num_threads),
+            ("ctranslate2", precision, num_threads, has_map),
+            lambda: CTranslate2Decoder(
+                self.model_folder(), self.shape, precision, num_threads, has_map=has_map
+            ),
         )
-
-    def ours_as_served(self, num_threads: int) -> Decoder | Absent:
-        """Our engine as the daemon runs the shipped points: int8 with the vocabulary shortlist."""
-        if self.shape.stock.shortlist is None:
-            return Absent("the bundle has no vocabulary shortlist")
-        try:
-            prepared = self.shape.stock.prepared("int8")
-        except NativeUnavailableError as error:
-            return Absent(f"int8: {error}")
-        sub = prepared.extract(self.shape.config, "int8", num_threads, has_shortlist=True)
-        return OurDecoder(sub, num_threads)
-
-    def ctranslate2_with_map(self, num_threads: int) -> Decoder:
-        """CTranslate2 at int8 with a vocabulary map of its own kind, which holds what our shortlist holds."""
-        return CTranslate2Decoder(self.model_folder(), self.shape, "int8", num_threads, has_map=True)
 
     def eager(self, num_threads: int) -> Decoder:
         """The eager baseline; fp32."""
         return self._once(
-            ("eager", "fp32", num_threads),
+            ("eager", "fp32", num_threads, False),
             lambda: EagerDecoder(self.shape.stored(), num_threads),
         )
 
-    def _once(self, key: tuple[str, Precision, int], make: Callable[[], Decoder]) -> Decoder:
+    def _once(self, key: tuple[str, Precision, int, bool], make: Callable[[], Decoder]) -> Decoder:
         if key not in self._made:
             self._made[key] = make()
         return self._made[key]

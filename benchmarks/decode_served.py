@@ -33,13 +33,13 @@ def measure(task: Task) -> Result:
     with tempfile.TemporaryDirectory(prefix="dynhat-decode-") as folder:
         for name in shapes.shipped_names:
             engines = Engines(shapes[name], Path(folder))
-            ours = engines.ours_as_served(NUM_THREADS)
+            ours = engines.ours("int8", NUM_THREADS, has_shortlist=True)
             if isinstance(ours, Absent):
                 notes.append(f"{name}: {ours.reason}.")
                 continue
             plain, mapped = (
                 engines.ctranslate2("int8", NUM_THREADS),
-                engines.ctranslate2_with_map(NUM_THREADS),
+                engines.ctranslate2("int8", NUM_THREADS, has_map=True),
             )
             for beam, length in itertools.product(BEAMS, lengths):
                 task.tell(f"{name}, beam {beam}, {length} tokens")

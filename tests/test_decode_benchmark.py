@@ -156,9 +156,9 @@ def test_ctranslate2s_map_holds_what_our_shortlist_holds(shapes: Shapes, tmp_pat
     stock = Stock(shape.stock.weights, shape.stock.vocabulary, shape.stock.text_ids, shortlist)
     engines = Engines(dataclasses.replace(shape, stock=stock), tmp_path)
     listed = set(shortlist.listed(source).tolist())
-    assert set(engines.ctranslate2_with_map(1).decode(source, 12, 4)) <= listed
+    assert set(engines.ctranslate2("int8", 1, has_map=True).decode(source, 12, 4)) <= listed
     assert not set(engines.ctranslate2("int8", 1).decode(source, 12, 4)) <= listed
-    ours = engines.ours_as_served(1)
+    ours = engines.ours("int8", 1, has_shortlist=True)
     if not isinstance(ours, Absent):
         assert set(ours.decode(source, 12, 4)) <= listed
 

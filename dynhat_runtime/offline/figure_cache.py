@@ -11,6 +11,7 @@ import json
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
+from dynhat_runtime.decoding.beam_search import BeamOptions
 from dynhat_runtime.errors import SettingsError
 from dynhat_runtime.offline.whole_files import append_line
 
@@ -74,6 +75,13 @@ class FigureCache:
 
 def _key(what: Mapping[str, object]) -> str:
     return hashlib.sha256(json.dumps(what, sort_keys=True, default=str).encode()).hexdigest()
+
+
+def search_key(search: BeamOptions) -> dict[str, object]:
+    """How a search is named in a key. The bound on repeats only where there is one, so that figures kept from before
+    there was any are found."""
+    bound = {"no_repeat_size": search.no_repeat_size} if search.no_repeat_size else {}
+    return {"beam_size": search.beam_size, "length_penalty": search.length_penalty, **bound}
 
 
 def file_sha256(path: Path) -> str:

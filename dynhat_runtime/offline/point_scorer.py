@@ -25,7 +25,7 @@ from dynhat_runtime.offline.evaluate import (
     score,
     translate_all,
 )
-from dynhat_runtime.offline.figure_cache import FigureCache, Figures, file_sha256
+from dynhat_runtime.offline.figure_cache import FigureCache, Figures, file_sha256, search_key
 from dynhat_runtime.offline.profile import PointQuality
 from dynhat_runtime.operating_point import Precision
 
@@ -132,9 +132,7 @@ class PointScorer:
             }
 
         search: dict[str, object] = {
-            "beam_size": self._search.beam_size,
-            "length_penalty": self._search.length_penalty,
-            **({"no_repeat_size": self._search.no_repeat_size} if self._search.no_repeat_size else {}),
+            **search_key(self._search),
             **({"shortlist_sha256": self._bundle.shortlist_sha256} if has_shortlist else {}),
         }
         return self._cache.get({**self._key(config, precision, test), **search}, measure)

@@ -21,7 +21,7 @@ from dynhat_runtime.model.checkpoint import Bundle
 from dynhat_runtime.model.decodable import DecodableSuper, for_decoding
 from dynhat_runtime.offline.evaluate import compound_split_bleu, load_pairs, score, translate_all
 from dynhat_runtime.offline.evaluation_progress import EvaluationJob, EvaluationProgress
-from dynhat_runtime.offline.figure_cache import FigureCache, Figures, file_sha256
+from dynhat_runtime.offline.figure_cache import FigureCache, Figures, file_sha256, search_key
 from dynhat_runtime.offline.output_counts import count_output
 from dynhat_runtime.offline.parallel_text import Pair
 from dynhat_runtime.operating_point import OperatingPoint, OperatingPointTable, precisions_of
@@ -178,9 +178,7 @@ def _job(
         "precision": point.precision,
         "text_sha256": test.sha256,
         "num_sentences": len(test.pairs),
-        "beam_size": search.beam_size,
-        "length_penalty": search.length_penalty,
-        **({"no_repeat_size": search.no_repeat_size} if search.no_repeat_size else {}),
+        **search_key(search),
         "compound_split": test.does_split,
         "samples": wants_samples,
     }
