@@ -149,8 +149,8 @@ def test_confidence_keeps_a_distance_that_grows_with_the_noise() -> None:
 
 
 @pytest.mark.parametrize("seed", range(6))
-def test_lacking_confidence_leads_down_one_step_in_three_seconds(seed: int) -> None:
-    """A point expected to meet the budget is not left downwards within 3 s; one expected to miss it is at once."""
+def test_lacking_confidence_leads_down_one_step_in_six_seconds(seed: int) -> None:
+    """A point expected to meet the budget is not left downwards within 6 s; one expected to miss it is at once."""
     loop, told = ClosedLoop(seed, noise=0.2), []
     loop.run(15.0, CLOSED_LOOP_TWO_CPUS)
     loop.run(25.0, CLOSED_LOOP_ONE_CPU, lambda base_ms: 2.4 * base_ms, told)
@@ -159,7 +159,7 @@ def test_lacking_confidence_leads_down_one_step_in_three_seconds(seed: int) -> N
         predicted_ms = {each.point_id: each.predicted_ms for each in decision.candidates}
         is_down = predicted_ms[decision.point_id] < predicted_ms[decision.active_id]
         if is_down and predicted_ms[decision.active_id] <= decision.latency_budget_ms:
-            assert decision.decided_monotonic_s - switched_s >= 3.0
+            assert decision.decided_monotonic_s - switched_s >= 6.0
         switched_s = decision.decided_monotonic_s
     assert switched_s > 0
 
@@ -178,6 +178,32 @@ def test_a_step_up_taken_back_makes_the_next_one_wait_longer(bench: Bench) -> No
     assert holds_s == pytest.approx([5.0, 10.0, 20.0])
     bench.snapshot = ONE_CPU
     assert bench.decide(wait_s=0.0).dwell_s <= 0.5
+
+
+def beside_hogs(base_ms: float, rng: random.Random) -> float:
+    """What a translation takes on CPUs that busy processes share: before each 3 ms of work it may have to wait."""
+    own_ms = 1.45 * base_ms * math.exp(rng.gauss(0, 0.1))
+    waits = sum(rng.random() < 0.5 for _ in range(int(own_ms / 3.0) + 2))
+    return own_ms + sum(3.0 * rng.lognormvariate(-0.6, 1.1) for _ in range(waits))
+
+
+def test_busy_neighbours_nobody_announces_cost_two_switches_at_most() -> None:
+    """Under the same caps, waits of chance are no staircase, and no point comes back at once."""
+    num_switches, over = [], []
+    for seed in range(16):
+        loop, rng = ClosedLoop(seed, noise=0.0, budget_ms=45.0), random.Random(seed)
+        loop.run(15.0, CLOSED_LOOP_TWO_CPUS, lambda base_ms: 1.45 * base_ms)
+        left = [loop.governor.active_id]
+        served = loop.run(13.0, CLOSED_LOOP_TWO_CPUS, lambda base_ms, rng=rng: beside_hogs(base_ms, rng))
+        over.append(loop.over_budget_fraction(served))
+        num_switches.append(len(loop.switched))
+        left += [point_id for _, point_id in loop.switched]
+        for number, (back_s, point_id) in enumerate(loop.switched):
+            lately = [i for i in range(number) if back_s - loop.switched[i][0] < 5.0]
+            assert all(left[i] != point_id for i in lately)
+    assert max(num_switches) <= 2
+    assert sum(num_switches) <= 24
+    assert sum(over) / len(over) <= 0.065
 
 
 # --- caps -------------------------------------------------------------------------------------------------------

@@ -317,3 +317,48 @@ def test_every_point_passed_over_has_a_reason(policy: str, active_id: str) -> No
         for candidate in decision.candidates:
             is_fine = candidate.point_id == decision.point_id and candidate.fits
             assert (candidate.why_not is None) == is_fine
+
+
+def test_after_a_step_down_a_step_up_waits_unless_the_slow_down_jumped() -> None:
+    """Five seconds, as the load may be back; a jump of the slow-down since then says that it has gone."""
+    calm = learned(0.5, 5)
+    state = replace(calm, since_monotonic_s=96.0, came_down=True)
+    decision = decide_from("p1", state=state)
+    assert (decision.reason_code, decision.dwell_s) == ("dwell", pytest.approx(1.0))
+    assert decide_from("p1", state=replace(state, since_monotonic_s=95.0)).reason_code == "step_up"
+    assert calm.slow_down is not None
+    jumped = replace(calm.slow_down, jumped_monotonic_s=98.0)
+    assert decide_from("p1", state=replace(state, slow_down=jumped)).reason_code == "step_up"
+
+
+@pytest.mark.parametrize(("losses", "code"), [((3.0, 2.91), "dwell"), ((3.0, 2.89), "step_up")])
+def test_a_step_up_for_next_to_nothing_is_in_no_hurry(losses: tuple[float, float], code: str) -> None:
+    """Less than a tenth of what the best point is better than the worst: it waits for 15 s."""
+    points = table(
+        [
+            point("small", [row(1, 30, 30, 1, 9)], dev_loss=losses[0]),
+            point("little-better", [row(1, 30, 30, 1, 20)], dev_loss=losses[1]),
+            point("too-slow", [row(1, 30, 30, 1, 900)], dev_loss=2.0),
+        ]
+    )
+    state = replace(learned(1.0, 50), active_id="small", since_monotonic_s=90.0)
+    decision = decide_from("small", ONE_CPU, points, state)
+    assert decision.reason_code == code
+    if code == "dwell":
+        assert decision.dwell_s == pytest.approx(5.0)
+        assert "until it has been active for 15 s" in decision.reason
+
+
+@pytest.mark.parametrize(
+    ("came_down", "active_s", "code"),
+    [
+        (False, 5.9, "unsettled"),
+        (False, 6.0, "over_budget"),
+        (True, 9.9, "unsettled"),
+        (True, 10.0, "over_budget"),
+    ],
+)
+def test_what_is_only_unsure_is_left_in_its_time(came_down: bool, active_s: float, code: str) -> None:
+    """After 6 s, and after 10 s where it was stepped down to: a staircase has few steps."""
+    state = replace(learned(1.1, 50), active_id="p6", since_monotonic_s=100.0 - active_s, came_down=came_down)
+    assert decide_from("p6", state=state).reason_code == code

@@ -195,7 +195,9 @@ class Governor:
         self._caps, self._caps_since_s = caps, now_s
         self._num_seen_under_caps = self._num_quick_canaries = 0
         self._taken_back_hold_s = 0.0
-        self._state = replace(self._state, slow_down=learned, plan_at_least=plan_at_least, hold_s=0.0)
+        self._state = replace(
+            self._state, slow_down=learned, plan_at_least=plan_at_least, hold_s=0.0, came_down=False
+        )
 
     # Rules: a canary is wanted under policy `predictive` with no point pinned, when
     #   1  fewer than three translations were seen since these caps were, or
@@ -256,22 +258,27 @@ class Governor:
     def became_active(self, point_id: str, monotonic_s: float) -> None:
         """Take note that the engine runs `point_id`, whoever switched it."""
         state, quality = self._state, self._table.quality_by_id()
-        step_ups, hold_s = state.step_ups_monotonic_s, 0.0
+        if point_id == state.active_id:
+            return
+        step_ups, hold_s, came_down = state.step_ups_monotonic_s, 0.0, False
         if state.pinned_id is not None:
             pass  # what a person chose is no step of ours
         elif quality.get(point_id, 0.0) > quality.get(state.active_id, 0.0):
             recent = tuple(at_s for at_s in step_ups if monotonic_s - at_s < RATE_WINDOW_S)
             step_ups, hold_s = (*recent, monotonic_s), CLIMB_S
-        elif monotonic_s <= self._caps_since_s and state.slow_down is not None:
-            hold_s = REMEMBERED_HOLD_S
-        elif step_ups and step_ups[-1] >= self._caps_since_s:
-            is_taken_back = monotonic_s - step_ups[-1] < TAKEN_BACK_S
-            longer_s = min(max(2 * self._taken_back_hold_s, FIRST_HOLD_S), LONGEST_HOLD_S)
-            self._taken_back_hold_s = hold_s = longer_s if is_taken_back else 0.0
+        elif monotonic_s <= self._caps_since_s:
+            hold_s = 0.0 if state.slow_down is None else REMEMBERED_HOLD_S
+        else:
+            came_down = True
+            if step_ups and step_ups[-1] >= self._caps_since_s:
+                is_taken_back = monotonic_s - step_ups[-1] < TAKEN_BACK_S
+                longer_s = min(max(2 * self._taken_back_hold_s, FIRST_HOLD_S), LONGEST_HOLD_S)
+                self._taken_back_hold_s = hold_s = longer_s if is_taken_back else 0.0
         self._state = replace(
             state,
             active_id=point_id,
             since_monotonic_s=monotonic_s,
             step_ups_monotonic_s=step_ups,
             hold_s=hold_s,
+            came_down=came_down,
         )

@@ -87,7 +87,8 @@ def _fixed(situation: Situation) -> Verdict:
 #      variance and the noise of single translations.
 #   1a The active point would meet the budget as expected, and only lacks the confidence while fewer than five
 #      observations agree                             -> stay for the moment.
-#   1b Likewise while it has been active for less than 3 s: what is only unsure leads down one step at a time.
+#   1b Likewise while it has been active for less than 6 s, or 10 s where it was stepped down to: what is only unsure
+#      leads down one step at a time.
 #   -  What requests took besides being decoded is added.
 #   -  The dead band is widened by three standard deviations of the slow-down: what is not known must not swing.
 #   3d A step up waits until five observations agree, the latest among them; 20 where a still better point would fit
@@ -95,13 +96,15 @@ def _fixed(situation: Situation) -> Verdict:
 #   3e After a step up the next one waits for 15 s. One that had to be taken back within 30 s makes the next wait 5 s,
 #      twice as long each time, at most 60 s. Other caps end both. After a step down by what is remembered of caps
 #      that are back, 10 s.
+#   3f After a step down on what was learned a step up waits for 5 s, unless the slow-down has jumped since.
+#   3g A step up that gains less than a tenth of what the best point is better than the worst waits for 15 s.
 # No belief changes while nothing is observed: an idle gap moves nothing. A low point gets another chance by a
 # canary sentence, which the governor asks for.
 def _ladder(situation: Situation) -> Verdict:
     active = situation.active_id
     if situation.is_in_doubt(active):
         return active, "unsettled"
-    if situation.is_unsure(active) and situation.has_been_active_s < situation.UNSURE_STEP_S:
+    if situation.is_unsure(active) and not situation.is_left_when_unsure:
         return active, "unsettled"
     if not situation.fits(active):
         if situation.fitting:

@@ -88,8 +88,7 @@ class Words:
     def _waits(self, code: ReasonCode) -> str:
         """How the active point goes on, and until when."""
         if code == "dwell":
-            stays_s = max(self._rules.dwell_s, self._situation.state.hold_s)
-            return f"stays until it has been active for {stays_s:g} s"
+            return f"stays until it has been active for {self._situation.stays_s:g} s"
         if code == "switching_rate":
             return (
                 f"stays for {self._situation.rate_wait_s:.0f} s, as there were "
@@ -101,8 +100,7 @@ class Words:
 
     def _waits_for(self, chosen: str, code: ReasonCode) -> str:
         if code == "dwell":
-            stays_s = max(self._rules.dwell_s, self._situation.state.hold_s)
-            return f"waits until {chosen} has been active for {stays_s:g} s"
+            return f"waits until {chosen} has been active for {self._situation.stays_s:g} s"
         if code == "switching_rate":
             return f"waits {self._situation.rate_wait_s:.0f} s for the switching rate"
         if code == "no_headroom":

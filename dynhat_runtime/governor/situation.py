@@ -22,6 +22,14 @@ SETTLED_OBSERVATIONS = 5
 """That agree, before a step up rests on them."""
 CERTAIN_OBSERVATIONS = 20
 """That agree, before a step up rests on them though a still better point only lacks certainty."""
+SMALL_GAIN_FRACTION = 0.1
+"""Of what the best point is better than the worst: for less than that a step up is in no hurry."""
+SMALL_GAIN_STAYS_S = 15.0
+CAME_DOWN_STAYS_S = 5.0
+"""After a step down on what was learned, before a step up that no jump of the slow-down calls for."""
+UNSURE_STEP_S, UNSURE_AGAIN_S = 6.0, 10.0
+"""Before a point is left that would meet the budget as expected and only lacks the confidence; the second, if it was
+stepped down to."""
 DOUBT_STDS = 3.0
 """Standard deviations of the slow-down that widen the dead band."""
 
@@ -41,6 +49,8 @@ class GovernorState:
     """What to plan for at least, as caps fell while the device was believed to be slower still."""
     step_ups_monotonic_s: tuple[float, ...] = ()
     """When the steps up of the last minute were taken."""
+    came_down: bool = False
+    """The active point was stepped down to on what was learned, under the present caps."""
     handling: HandlingTime = field(default_factory=HandlingTime)
     """What requests take besides being decoded."""
     hold_s: float = 0.0
@@ -53,8 +63,6 @@ class Situation:
 
     LIMIT_STEP_S: ClassVar[float] = 10.0
     """Between two steps for heat or power: both follow slowly."""
-    UNSURE_STEP_S: ClassVar[float] = 3.0
-    """Before a point is left that would meet the budget as expected, and only lacks the confidence."""
 
     forecast: Forecast
     state: GovernorState
@@ -184,9 +192,36 @@ class Situation:
         return self._now_s - self.state.since_monotonic_s
 
     @property
+    def is_left_when_unsure(self) -> bool:
+        """The active point has been given the time to become sure."""
+        return self.has_been_active_s >= (UNSURE_AGAIN_S if self.state.came_down else UNSURE_STEP_S)
+
+    @property
+    def stays_s(self) -> float:
+        """How long the active point stays before a step up, counted from when it became active."""
+        stays_s = max(self.rules.dwell_s, self.state.hold_s)
+        if self.state.came_down and not self._has_jumped:
+            stays_s = max(stays_s, CAME_DOWN_STAYS_S)
+        return max(stays_s, SMALL_GAIN_STAYS_S) if self._gains_little else stays_s
+
+    @property
+    def _has_jumped(self) -> bool:
+        """The slow-down changed at once since the active point became active."""
+        jumped_s = self.forecast.slow_down.jumped_monotonic_s
+        return jumped_s is not None and jumped_s > self.state.since_monotonic_s
+
+    @property
+    def _gains_little(self) -> bool:
+        """The best step up that what was learned allows is hardly worth a switch."""
+        if self.forecast.is_plan or not self.step_up:
+            return False
+        gain = self.quality[self.best_of(self.step_up)] - self.quality[self.active_id]
+        return gain < SMALL_GAIN_FRACTION * (max(self.quality.values()) - min(self.quality.values()))
+
+    @property
     def dwell_left_s(self) -> float:
         """How long the active point still has to stay before a step up."""
-        return max(max(self.rules.dwell_s, self.state.hold_s) - self.has_been_active_s, 0.0)
+        return max(self.stays_s - self.has_been_active_s, 0.0)
 
     @property
     def rate_wait_s(self) -> float:
