@@ -10,7 +10,7 @@ import hashlib
 import json
 import math
 from collections.abc import Mapping
-from dataclasses import MISSING, asdict, dataclass, fields
+from dataclasses import MISSING, dataclass, fields
 from typing import Any, Literal
 
 from pydantic import TypeAdapter, ValidationError
@@ -112,7 +112,7 @@ _KINDS: dict[str, type[Any]] = {
 }
 _NAMES = {kind: name for name, kind in _KINDS.items()}
 _DEFAULTS = {
-    kind: {field.name: field.default for field in fields(kind) if field.name != "format_version"}
+    kind: {field.name: MISSING if field.name == "format_version" else field.default for field in fields(kind)}
     for kind in _KINDS.values()
 }
 _ADAPTERS = {name: TypeAdapter(kind) for name, kind in _KINDS.items()}
@@ -137,13 +137,21 @@ _BOUNDS: tuple[tuple[str, float, float], ...] = (
 
 def as_line(value: Event | TraceHeader) -> str:
     """One line of JSON, without its end. What has its default value is left out."""
-    defaults = _DEFAULTS[type(value)]
-    parts = ((field.name, getattr(value, field.name)) for field in fields(value))
-    content = {name: part for name, part in parts if part != defaults.get(name, MISSING)}
-    # Not `asdict` of the whole: it copies every part, and this is done with every decision.
-    return json.dumps(
-        {"kind": _NAMES[type(value)], **content}, separators=(",", ":"), allow_nan=False, default=asdict
-    )
+    content = {"kind": _NAMES[type(value)]}
+    for name, default in _DEFAULTS[type(value)].items():
+        part = getattr(value, name)
+        if part != default:
+            content[name] = part
+    return _ENCODER.encode(content)
+
+
+def _by_field(value: Any) -> dict[str, object]:
+    """A value within a value. Not `asdict`: it copies every part, and this is done with every decision."""
+    return {name: getattr(value, name) for name in value.__dataclass_fields__}
+
+
+_ENCODER = json.JSONEncoder(separators=(",", ":"), allow_nan=False, default=_by_field)
+"""Made once: `json.dumps` would make one for every line."""
 
 
 def parse_line(line: str | bytes) -> Event | TraceHeader | None:

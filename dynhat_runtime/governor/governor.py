@@ -12,11 +12,11 @@ from dynhat_runtime.governor.caps_memory import Caps, CapsMemory
 from dynhat_runtime.governor.decision import Decision
 from dynhat_runtime.governor.forecast import LEAST_OBSERVED, Forecast, planned
 from dynhat_runtime.governor.latency_model import LatencyModel
-from dynhat_runtime.governor.policy import decide
 from dynhat_runtime.governor.request_choice import RequestChoice, RequestWish, choose_for_request
 from dynhat_runtime.governor.rules import GovernorRules
 from dynhat_runtime.governor.sentence_shape import BatchGrowth, TargetLength
 from dynhat_runtime.governor.situation import RATE_WINDOW_S, GovernorState
+from dynhat_runtime.governor.steady_decision import SteadyDecision
 from dynhat_runtime.observation import Handling, Observation
 from dynhat_runtime.operating_point import OperatingPointTable
 from dynhat_runtime.resource_snapshot import ResourceSnapshot
@@ -78,6 +78,10 @@ class Governor:
         self._table = table
         self._rules = rules
         self._model = LatencyModel(table, rules.num_busy_neighbours)
+        self._decision, self._decision_by_plan = (
+            SteadyDecision(rules, self._model),
+            SteadyDecision(rules, self._model),
+        )
         self._beam_size = rules.beam_size or table.device.beam_size
         # Time is the snapshots' own. The first point sits out no dwell.
         first_id = table.best.id if active_id is None else active_id
@@ -164,7 +168,7 @@ class Governor:
     def decide(self, snapshot: ResourceSnapshot) -> Decision:
         """Choose the point for the resources in `snapshot`."""
         self._see(snapshot)
-        decision = decide(snapshot, self._state, self._rules, self._model)
+        decision = self._decision.decide(snapshot, self._state)
         return replace(decision, wants_canary=self._wants_canary(decision))
 
     def _see(self, snapshot: ResourceSnapshot) -> None:
@@ -213,7 +217,7 @@ class Governor:
         if decision.decided_monotonic_s - belief.monotonic_s < STALE_S:
             return False
         nothing_learned = replace(self._state, slow_down=None, plan_at_least=1.0)
-        by_plan = decide(decision.snapshot, nothing_learned, self._rules, self._model)
+        by_plan = self._decision_by_plan.decide(decision.snapshot, nothing_learned)
         quality = self._table.quality_by_id()
         return quality[by_plan.point_id] > quality[decision.point_id]
 

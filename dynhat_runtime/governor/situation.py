@@ -200,7 +200,7 @@ class Situation:
     def stays_s(self) -> float:
         """How long the active point stays before a step up, counted from when it became active."""
         stays_s = max(self.rules.dwell_s, self.state.hold_s)
-        if self.state.came_down and not self._has_jumped:
+        if self.state.came_down and not (self.forecast.is_plan or self._has_jumped):
             stays_s = max(stays_s, CAME_DOWN_STAYS_S)
         return max(stays_s, SMALL_GAIN_STAYS_S) if self._gains_little else stays_s
 

@@ -29,15 +29,16 @@ from dynhat_runtime.monitor.sensor import SLOW_S, Sensor, SensorReader
 from dynhat_runtime.monitor.thermal import CoolingDevices, ThermalZones
 from dynhat_runtime.resource_snapshot import ResourceSnapshot
 
+NUM_COUNTED_TIMES = 8
 PAGE_BYTES = os.sysconf("SC_PAGE_SIZE")
 
 
 @dataclass(frozen=True, slots=True)
 class _CpuTimes:
-    """What /proc/stat has counted since boot, over all CPUs."""
+    """What /proc/stat has counted since boot, over all CPUs, in the kernel's ticks."""
 
-    total_s: float
-    idle_s: float
+    total: int
+    idle: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,13 +72,14 @@ class HostMonitor:
         self._previous_times: _CpuTimes | None = None
         cgroups = Cgroups(root, self._process / "cgroup")
         # Those that answer from the kernel's own memory come first, those that ask a driver last. Caps are read
-        # every time; what only people look at, or changes slowly, once a second.
+        # every time; what only people look at, what changes slowly, and the cpuset, whose changes the affinity shows at
+        # once, once a second.
         self._affinity = Sensor("affinity", self._usable_cpus)
-        self._cpuset = Sensor("cpuset", cgroups.cpuset)
+        self._cpuset = Sensor("cpuset", cgroups.cpuset, period_s=SLOW_S)
         self._quota = Sensor("cgroup quota", cgroups.cpu_time)
         self._online = Sensor("online cpus", self._online_cpus)
         self._cpu_times = Sensor("cpu load", self._read_cpu_times)
-        self._pressure = Sensor("cpu pressure", self._cpu_pressure_fraction)
+        self._pressure = Sensor("cpu pressure", self._cpu_pressure_fraction, period_s=SLOW_S)
         self._memory = Sensor("memory", self._read_memory, period_s=SLOW_S)
         self._memory_room = Sensor("cgroup memory", cgroups.memory_room, period_s=SLOW_S)
         self._process_memory = Sensor("process memory", self._process_memory_mib, period_s=SLOW_S)
@@ -166,20 +168,26 @@ class HostMonitor:
     # --- momentary: what is used now ------------------------------------------------------------------------
 
     def _read_cpu_times(self) -> _CpuTimes | None:
-        if not (self._proc / "stat").exists():
+        # Not psutil: its cpu_percent remembers per calling thread, and its cpu_times cost four times as much.
+        file = f"{self._proc}/stat"
+        text = read_text_if_there(file)
+        if text is None:
             return None
-        # Not psutil.cpu_percent: it remembers per calling thread, and a thread's first call says 0.0.
-        times = self._psutil().cpu_times()._asdict()
-        # Linux counts guest time in user time already.
-        total_s = sum(value for name, value in times.items() if not name.startswith("guest"))
-        return _CpuTimes(total_s, times["idle"] + times.get("iowait", 0.0))
+        name, *counts = text.partition("\n")[0].split()
+        if name != "cpu" or len(counts) < NUM_COUNTED_TIMES:
+            raise ValueError(f"{file} begins with {text[:40]!r}, not with the times of all CPUs")
+        # user, nice, system, idle, iowait, irq, softirq, steal; guests' times after them are in the first two already.
+        times = [int(count) for count in counts[:NUM_COUNTED_TIMES]]
+        if min(times) < 0:
+            raise ValueError(f"{file} counts {min(times)} ticks")
+        return _CpuTimes(sum(times), times[3] + times[4])
 
     def _load_fraction(self, times: _CpuTimes | None) -> float | None:
         """Busy share since the previous reading; None where no time has passed."""
         previous, self._previous_times = self._previous_times, times
-        if previous is None or times is None or times.total_s <= previous.total_s:
+        if previous is None or times is None or times.total <= previous.total:
             return None
-        idle_fraction = (times.idle_s - previous.idle_s) / (times.total_s - previous.total_s)
+        idle_fraction = (times.idle - previous.idle) / (times.total - previous.total)
         return min(max(1.0 - idle_fraction, 0.0), 1.0)
 
     def _cpu_pressure_fraction(self) -> float | None:

@@ -48,14 +48,12 @@ class DevfreqGpu:
         device, self._device = self._device or self.find(), None
         if device is None:
             return None
-        current = believable(
-            int(read_text(device / "cur_freq")), 0, FASTEST_BELIEVED_HZ, f"{device / 'cur_freq'}"
-        )
-        ceiling = frequency_hz(int(read_text(device / "max_freq")), f"{device / 'max_freq'}")
-        load = read_text_if_there(device / "device/load")
-        fraction = (
-            None if load is None else believable(int(load), 0, 1000, f"{device / 'device/load'}") / 1000.0
-        )
+        # As text: joining paths would take longer than reading the files.
+        names = f"{device}/cur_freq", f"{device}/max_freq", f"{device}/device/load"
+        current = believable(int(read_text(names[0])), 0, FASTEST_BELIEVED_HZ, names[0])
+        ceiling = frequency_hz(int(read_text(names[1])), names[1])
+        load = read_text_if_there(names[2])
+        fraction = None if load is None else believable(int(load), 0, 1000, names[2]) / 1000.0
         self._device = device
         return GpuReading(current, ceiling, fraction)
 

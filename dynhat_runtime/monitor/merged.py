@@ -32,8 +32,10 @@ class MergedMonitor:
         source = None
         for part in self._others:
             found = part.read()
-            if source is None and found.sensors:
-                source = found.source
+            if not found.sensors:  # nothing there, nothing to take over: most parts on most hosts
+                merged = replace(merged, monotonic_s=found.monotonic_s)
+                continue
+            source = source or found.source
             missing = {name: getattr(found, name) for name in FIELDS if getattr(merged, name) is None}
             merged = replace(
                 merged,

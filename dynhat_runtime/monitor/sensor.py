@@ -158,8 +158,12 @@ class Sensor(Generic[T]):
             )
             if is_found_hanging:
                 self._error, self._was_seen = "does not answer: it hangs", True
-            state = SensorState(name=self.name, is_up=self._error is None, error=self._error)
-            self._shown = (self._reading, state if self._was_seen else None)
+            _, state = self._shown
+            if not self._was_seen:
+                state = None
+            elif state is None or state.error != self._error:
+                state = SensorState(name=self.name, is_up=self._error is None, error=self._error)
+            self._shown = (self._reading, state)
         if is_found_hanging:
             self._complain()
 
