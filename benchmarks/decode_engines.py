@@ -18,7 +18,8 @@ import torch
 from benchmarks.decode_shapes import Shape
 from benchmarks.eager_baseline import EagerDecoder
 from benchmarks.figures import BenchmarkError
-from dynhat_runtime.decoding.beam_search import BeamOptions, beam_search
+from dynhat_runtime.decoding.beam_search import beam_search
+from dynhat_runtime.decoding.search import BeamOptions
 from dynhat_runtime.errors import NativeUnavailableError
 from dynhat_runtime.model.decodable import Decodable
 from dynhat_runtime.model.shortlist import Shortlist

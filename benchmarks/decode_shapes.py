@@ -17,10 +17,12 @@ from dynhat_runtime.decoding.tokenizer import EOS_ID, UNK_ID, tokenizer_of
 from dynhat_runtime.design_space import SubTransformerConfig
 from dynhat_runtime.design_space_presets import preset
 from dynhat_runtime.model.checkpoint import Bundle
-from dynhat_runtime.model.decodable import DecodableSuper, for_decoding
+from dynhat_runtime.model.decodable_super import DecodableSuper
+from dynhat_runtime.model.laid_out import for_decoding
 from dynhat_runtime.model.shortlist import Shortlist
+from dynhat_runtime.model.spec import SuperTransformerSpec
 from dynhat_runtime.model.sub_transformer import SubTransformer
-from dynhat_runtime.model.super_transformer import SuperTransformer, SuperTransformerSpec
+from dynhat_runtime.model.super_transformer import SuperTransformer
 from dynhat_runtime.offline.export_ctranslate2 import Vocabulary, why_not
 from dynhat_runtime.offline.point_files import NamedConfig
 from dynhat_runtime.offline.point_selection import architecture_name

@@ -116,10 +116,10 @@ def hold(bundle_path: Path, which: Which) -> Held:
     # Imported here: the process that starts the others needs none of it.
     import psutil
 
-    from dynhat_runtime.decoding.beam_search import BeamOptions
+    from dynhat_runtime.decoding.search import BeamOptions
     from dynhat_runtime.decoding.translator import Translator
     from dynhat_runtime.model.checkpoint import Bundle
-    from dynhat_runtime.model.decodable import for_decoding
+    from dynhat_runtime.model.laid_out import for_decoding
     from dynhat_runtime.operating_point import precisions_of
 
     bundle = Bundle.open(bundle_path)

@@ -20,9 +20,9 @@ from concurrent.futures import Future
 from dataclasses import replace
 
 from dynhat_runtime.batch import Batch, is_abandoned, note_waits, request_ids_of, sentences_of, tell_sentences
-from dynhat_runtime.decoding.beam_search import BeamOptions, SearchCancelledError
 from dynhat_runtime.decoding.canary import CANARIES
 from dynhat_runtime.decoding.output_guard import FAULTS
+from dynhat_runtime.decoding.search import BeamOptions, SearchCancelledError
 from dynhat_runtime.decoding.translator import SentenceTranslation, Translator
 from dynhat_runtime.decoding_progress import DecodingProgress, WorkInHand
 from dynhat_runtime.errors import EngineStoppedError

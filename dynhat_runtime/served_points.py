@@ -12,8 +12,8 @@ from dynhat_runtime.decoding.canary import check_points
 from dynhat_runtime.decoding.translator import Translator
 from dynhat_runtime.errors import UnknownOperatingPointError
 from dynhat_runtime.model.checkpoint import Bundle
-from dynhat_runtime.model.decodable import PointCutter
-from dynhat_runtime.model.super_transformer import SuperTransformer
+from dynhat_runtime.model.decodable_super import PointCutter
+from dynhat_runtime.model.spec import Weights
 from dynhat_runtime.model.threads import use_decoding_threads
 from dynhat_runtime.operating_point import OperatingPointTable
 from dynhat_runtime.second_attempt import next_larger
@@ -76,7 +76,7 @@ class _Weights:
         self._path, self._sha256 = bundle.path, bundle.weights_sha256
         self._opened: Bundle | None = bundle
 
-    def read(self) -> SuperTransformer:
+    def read(self) -> Weights:
         """The weights that were there at first.
 
         Raises:
@@ -85,7 +85,7 @@ class _Weights:
         opened, self._opened = self._opened, None
         bundle = opened or Bundle.open(self._path)
         bundle.check_weights(self._sha256)
-        return bundle.super_transformer()
+        return bundle.weights()
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,8 +1,9 @@
-"""A short start: nothing is looked through for garbage while everything is loaded, torch's libraries come meanwhile.
+"""A short start: nothing is looked through for garbage while everything is loaded; where torch decodes, its libraries
+come meanwhile.
 
-Importing torch and the web framework makes some 300,000 objects that stay (`docs/decisions/0016-start-up.md`). Python's
-collector looks through them again and again meanwhile, and for the rest of the process whenever it looks through
-everything. Imports nothing that is imported slowly; loads no weights.
+Importing the web framework, and torch where that is needed, makes some 300,000 objects that stay
+(`docs/decisions/0016-start-up.md`). Python's collector looks through them again and again meanwhile, and for the rest
+of the process whenever it looks through everything. Imports nothing that is imported slowly; loads no weights.
 """
 
 from __future__ import annotations

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from dynhat_runtime import daemon
-from dynhat_runtime.decoding.beam_search import BeamOptions
+from dynhat_runtime.decoding.search import BeamOptions
 from dynhat_runtime.decoding.translator import SentenceTranslation, Translator
 from dynhat_runtime.engine import TranslationEngine
 from dynhat_runtime.model.sub_transformer import SubTransformer

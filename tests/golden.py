@@ -13,7 +13,8 @@ import torch
 from safetensors.torch import load_file
 
 from dynhat_runtime.design_space import DesignSpace, SubTransformerConfig
-from dynhat_runtime.model.super_transformer import SuperTransformer, SuperTransformerSpec, parameter_shapes
+from dynhat_runtime.model.spec import SuperTransformerSpec, parameter_shapes
+from dynhat_runtime.model.super_transformer import SuperTransformer
 from dynhat_runtime.offline.import_hat import SPAN_OF_CODE, config_from_hat, weights_from_hat
 
 GOLDEN = Path(__file__).parent / "data" / "golden"

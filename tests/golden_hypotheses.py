@@ -5,7 +5,8 @@ from __future__ import annotations
 import pytest
 import torch
 
-from dynhat_runtime.decoding.beam_search import BeamOptions, Hypothesis, beam_search
+from dynhat_runtime.decoding.beam_search import beam_search
+from dynhat_runtime.decoding.search import BeamOptions, Hypothesis
 from dynhat_runtime.model.decodable import Decodable
 from tests.golden import read_json
 

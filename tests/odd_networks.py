@@ -5,10 +5,11 @@ from __future__ import annotations
 import pytest
 import torch
 
-from dynhat_runtime.decoding.beam_search import Hypothesis
+from dynhat_runtime.decoding.search import Hypothesis
 from dynhat_runtime.design_space import DesignSpace
 from dynhat_runtime.model.native_network import NativeSuperTransformer
-from dynhat_runtime.model.super_transformer import SuperTransformer, SuperTransformerSpec
+from dynhat_runtime.model.spec import SuperTransformerSpec
+from dynhat_runtime.model.super_transformer import SuperTransformer
 from dynhat_runtime.operating_point import Precision
 from tests.golden_hypotheses import EOS, PAD
 from tests.native_library import native_library
@@ -45,7 +46,7 @@ def random_super(*, norm_first: bool = False, vocab_size: int = 83, seed: int = 
 
 def native_super(model: SuperTransformer, precision: Precision = "fp32") -> NativeSuperTransformer:
     """The model packed for the native decoder."""
-    return NativeSuperTransformer(model, precision, native_library())
+    return NativeSuperTransformer(model.as_weights, precision, native_library())
 
 
 def made_up_sentences(lengths: list[int], seed: int = 0) -> torch.Tensor:

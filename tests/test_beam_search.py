@@ -5,7 +5,8 @@ from __future__ import annotations
 import pytest
 import torch
 
-from dynhat_runtime.decoding.beam_search import BeamOptions, SearchCancelledError, beam_search
+from dynhat_runtime.decoding.beam_search import beam_search
+from dynhat_runtime.decoding.search import BeamOptions, SearchCancelledError
 from dynhat_runtime.model.sub_transformer import SubTransformer
 from tests.golden import hat_configs, read_json, space0_super_transformer, tiny_super_transformer
 from tests.golden_hypotheses import EOS, PAD, assert_finds_golden, golden_cases, search

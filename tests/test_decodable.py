@@ -7,11 +7,13 @@ import torch
 
 from dynhat_runtime.engine import TranslationEngine
 from dynhat_runtime.errors import BundleError, NativeUnavailableError
-from dynhat_runtime.model import decodable
+from dynhat_runtime.model import decodable_super, laid_out
 from dynhat_runtime.model.checkpoint import Bundle
-from dynhat_runtime.model.decodable import PointCutter, available_precisions, for_decoding
+from dynhat_runtime.model.decodable_super import PointCutter
+from dynhat_runtime.model.laid_out import available_precisions, for_decoding
 from dynhat_runtime.model.native_network import NativeSubTransformer
 from dynhat_runtime.model.shortlisted import ShortlistedSubTransformer
+from dynhat_runtime.model.spec import Weights
 from dynhat_runtime.model.sub_transformer import SubTransformer
 from dynhat_runtime.model.super_transformer import SuperTransformer
 from dynhat_runtime.operating_point import OperatingPointTable
@@ -49,19 +51,24 @@ def test_int8_is_served(tiny_bundle: Bundle) -> None:
         engine.stop(5.0)
 
 
-def no_library() -> None:
+def without_native_decoder(monkeypatch: pytest.MonkeyPatch) -> None:
     """As on a machine without a compiler."""
-    raise NativeUnavailableError("it is not there: install a C++ compiler")
+
+    def load() -> None:
+        raise NativeUnavailableError("it is not there: install a C++ compiler")
+
+    for module in (decodable_super, laid_out):
+        monkeypatch.setattr(module, "load", load)
 
 
 def test_without_the_native_decoder(
     tiny_bundle: Bundle, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     """All points serve in fp32 on PyTorch; the log names the remedy, and the points that are not what they were."""
-    monkeypatch.setattr(decodable, "load", no_library)
+    without_native_decoder(monkeypatch)
     trained, table = tiny_bundle.super_transformer(), int8_beside(tiny_bundle.table())
     assert available_precisions(trained) == ("fp32",)
-    points = PointCutter(lambda: trained).cut_out(table)
+    points = PointCutter(tiny_bundle.weights).cut_out(table)
     assert {type(sub) for sub in points.values()} == {SubTransformer}
     assert points.keys() == {"large-int8", "small", "middle", "large"}
     assert [record.getMessage() for record in caplog.records] == [
@@ -76,7 +83,7 @@ def test_what_is_measured_is_not_replaced(tiny_bundle: Bundle, monkeypatch: pyte
     doubled = SuperTransformer(trained.spec, {name: w.double() for name, w in trained.weights.items()})
     with pytest.raises(NativeUnavailableError, match="only the native decoder has int8"):
         for_decoding(doubled, ("int8",))
-    monkeypatch.setattr(decodable, "load", no_library)
+    without_native_decoder(monkeypatch)
     with pytest.raises(NativeUnavailableError, match="install a C"):
         for_decoding(tiny_bundle.super_transformer(), ("fp32", "int8"))
 
@@ -93,12 +100,12 @@ def test_memory_is_that_of_the_weights(tiny_bundle: Bundle, monkeypatch: pytest.
     assert both == fp32 + int8
     num_weights = sum(weight.numel() for weight in trained.parameters())
     assert fp32 >= 4 * num_weights
-    monkeypatch.setattr(decodable, "load", no_library)
-    laid_out = for_decoding(trained)
-    size_bytes = laid_out.size_bytes
+    without_native_decoder(monkeypatch)
+    decodable = for_decoding(trained)
+    size_bytes = decodable.size_bytes
     for point in tiny_bundle.table():
-        laid_out.extract(point.config)
-    assert laid_out.size_bytes == size_bytes >= 4 * num_weights
+        decodable.extract(point.config)
+    assert decodable.size_bytes == size_bytes >= 4 * num_weights
 
 
 def test_weights_are_read_once_for_a_precision(tiny_bundle: Bundle) -> None:
@@ -106,8 +113,8 @@ def test_weights_are_read_once_for_a_precision(tiny_bundle: Bundle) -> None:
     native_library()
     reads = []
 
-    def read() -> SuperTransformer:
-        reads.append(tiny_bundle.super_transformer())
+    def read() -> Weights:
+        reads.append(tiny_bundle.weights())
         return reads[-1]
 
     cutter, table = PointCutter(read), tiny_bundle.table()
@@ -125,12 +132,12 @@ def test_a_shortlist_is_served(tiny_bundle: Bundle, monkeypatch: pytest.MonkeyPa
     if is_native:
         native_library()
     else:
-        monkeypatch.setattr(decodable, "load", no_library)
+        without_native_decoder(monkeypatch)
     vocab_size = tiny_bundle.spec.tgt_vocab_size
     shortlist = random_shortlist(tiny_bundle.spec.src_vocab_size, vocab_size, per_token=5)
     first, *others = tiny_bundle.table()
     points = [first.model_copy(update={"has_shortlist": True}), *others]
-    subs = PointCutter(tiny_bundle.super_transformer, shortlist).cut_out(points)
+    subs = PointCutter(tiny_bundle.weights, shortlist).cut_out(points)
     expected = NativeSubTransformer if is_native else ShortlistedSubTransformer
     assert isinstance(subs[first.id], expected)
     src_BS = torch.tensor([[7, 8, 9, 2]])
@@ -145,6 +152,6 @@ def test_a_shortlist_that_is_not_there(tiny_bundle: Bundle) -> None:
     """A point that needs one is not served without it, and the message says how to make it."""
     points = [point.model_copy(update={"has_shortlist": True}) for point in tiny_bundle.table()]
     with pytest.raises(BundleError, match="has none: make it with 'dynhat make-shortlist'"):
-        PointCutter(tiny_bundle.super_transformer).cut_out(points)
+        PointCutter(tiny_bundle.weights).cut_out(points)
     with pytest.raises(BundleError, match="has none: make it with 'dynhat make-shortlist'"):
         for_decoding(tiny_bundle.super_transformer()).point(points[0])

@@ -255,7 +255,7 @@ def test_rows_of_both_precisions(
     def unavailable() -> None:
         raise NativeUnavailableError("nothing is compiled")
 
-    monkeypatch.setattr("dynhat_runtime.model.decodable.load", unavailable)
+    monkeypatch.setattr("dynhat_runtime.model.laid_out.load", unavailable)
     shapes = Shapes(tiny_bundle)
     cases = all_cases(["small"], [10], [4], [1])
     rows = list(measure_rows(cases, lambda name: Engines(shapes[name], tmp_path), Roof(0.0), EFFORT))

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from dynhat_runtime.decoding.beam_search import BeamOptions
+from dynhat_runtime.decoding.search import BeamOptions
 from dynhat_runtime.decoding.translator import SentenceTranslation, Translator
 from dynhat_runtime.decoding_progress import DecodingProgress, stuck_for_s
 from dynhat_runtime.engine import TranslationEngine

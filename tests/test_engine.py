@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from dynhat_runtime.decoding.beam_search import BeamOptions
+from dynhat_runtime.decoding.search import BeamOptions
 from dynhat_runtime.decoding.tokenizer import SentencePieceTokenizer
 from dynhat_runtime.decoding.translator import LengthLimits, SentenceTranslation, Translator
 from dynhat_runtime.engine import ActivePoint, TranslationEngine

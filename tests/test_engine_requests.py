@@ -12,9 +12,9 @@ from typing import Any
 
 import pytest
 
-from dynhat_runtime.decoding.beam_search import BeamOptions
 from dynhat_runtime.decoding.canary import CANARIES
 from dynhat_runtime.decoding.output_guard import Fault
+from dynhat_runtime.decoding.search import BeamOptions
 from dynhat_runtime.decoding.tokenizer import SentencePieceTokenizer
 from dynhat_runtime.decoding.translator import LengthLimits, SentenceTranslation, Translator
 from dynhat_runtime.engine import ActivePoint, TranslationEngine

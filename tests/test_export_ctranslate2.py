@@ -9,12 +9,14 @@ import torch
 from typer.testing import CliRunner
 
 from dynhat_runtime.cli import app
-from dynhat_runtime.decoding.beam_search import BeamOptions, beam_search
+from dynhat_runtime.decoding.beam_search import beam_search
+from dynhat_runtime.decoding.search import BeamOptions
 from dynhat_runtime.decoding.tokenizer import SentencePieceTokenizer
 from dynhat_runtime.design_space import SubTransformerConfig
 from dynhat_runtime.errors import DesignSpaceError, SettingsError
 from dynhat_runtime.model.checkpoint import SENTENCEPIECE_MODEL, Bundle
-from dynhat_runtime.model.super_transformer import SuperTransformer, SuperTransformerSpec
+from dynhat_runtime.model.spec import SuperTransformerSpec
+from dynhat_runtime.model.super_transformer import SuperTransformer
 from dynhat_runtime.offline.export_ctranslate2 import export_point, why_not, write_model
 from tests.tiny_bundle import SENTENCES, SPACE
 

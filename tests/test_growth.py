@@ -12,7 +12,8 @@ import torch
 from dynhat_runtime.design_space import DesignSpace, SubTransformerConfig
 from dynhat_runtime.errors import TrainingError
 from dynhat_runtime.model.checkpoint import Bundle
-from dynhat_runtime.model.super_transformer import SuperTransformer, SuperTransformerSpec
+from dynhat_runtime.model.spec import SuperTransformerSpec
+from dynhat_runtime.model.super_transformer import SuperTransformer
 from dynhat_runtime.offline.export import export_bundle
 from dynhat_runtime.offline.growth import grown
 from dynhat_runtime.offline.recipe import Recipe

@@ -17,7 +17,8 @@ from safetensors.torch import load_file
 from typer.testing import CliRunner
 
 from dynhat_runtime.cli import app
-from dynhat_runtime.decoding.beam_search import BeamOptions, beam_search
+from dynhat_runtime.decoding.beam_search import beam_search
+from dynhat_runtime.decoding.search import BeamOptions
 from dynhat_runtime.design_space import DesignSpace
 from dynhat_runtime.design_space_presets import preset
 from dynhat_runtime.errors import BundleError, CheckpointError, DesignSpaceError

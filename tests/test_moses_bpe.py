@@ -28,7 +28,8 @@ from dynhat_runtime.decoding.tokenizer import UNK_ID, tokenizer_of
 from dynhat_runtime.engine import TranslationEngine
 from dynhat_runtime.errors import BundleError, SettingsError
 from dynhat_runtime.model.checkpoint import BPE_CODES, SRC_DICT, TGT_DICT, Bundle, write_bundle
-from dynhat_runtime.model.super_transformer import SuperTransformer, SuperTransformerSpec
+from dynhat_runtime.model.spec import SuperTransformerSpec
+from dynhat_runtime.model.super_transformer import SuperTransformer
 from tests.tiny_bundle import SENTENCES, SPACE, tiny_table
 
 TATOEBA = Path(__file__).parent / "data" / "tatoeba" / "sentences.tsv"

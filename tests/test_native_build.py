@@ -11,10 +11,12 @@ from pathlib import Path
 import pytest
 import torch
 
-from dynhat_runtime.decoding.beam_search import BeamOptions, beam_search
+from dynhat_runtime.decoding.beam_search import beam_search
+from dynhat_runtime.decoding.search import BeamOptions
 from dynhat_runtime.errors import NativeUnavailableError
 from dynhat_runtime.model.checkpoint import Bundle
-from dynhat_runtime.model.decodable import PointCutter, for_decoding
+from dynhat_runtime.model.decodable_super import PointCutter
+from dynhat_runtime.model.laid_out import LaidOutSuper, for_decoding
 from dynhat_runtime.model.native_network import NativeSubTransformer, NativeSuperTransformer
 from dynhat_runtime.model.sub_transformer import SubTransformer
 from dynhat_runtime.model.super_transformer import SuperTransformer
@@ -69,7 +71,7 @@ def tiny() -> SuperTransformer:
 def test_falls_back(tiny: SuperTransformer, caplog: pytest.LogCaptureFixture) -> None:
     """Without the library PyTorch decodes, and one warning names the remedy; int8 is refused, not ignored."""
     with caplog.at_level(logging.WARNING):
-        assert isinstance(for_decoding(tiny).by_precision["fp32"], SuperTransformer)
+        assert isinstance(for_decoding(tiny).by_precision["fp32"], LaidOutSuper)
     (record,) = caplog.records
     assert "falls back to PyTorch" in record.getMessage()
     assert "python -m dynhat_runtime.native.build" in record.getMessage()
@@ -81,7 +83,7 @@ def test_falls_back(tiny: SuperTransformer, caplog: pytest.LogCaptureFixture) ->
 def test_points_fall_back(tiny_bundle: Bundle) -> None:
     """Without the library every point of a table is served by PyTorch, int8 or not."""
     points = [point.model_copy(update={"precision": "int8"}) for point in tiny_bundle.table()]
-    subs = PointCutter(tiny_bundle.super_transformer).cut_out(points)
+    subs = PointCutter(tiny_bundle.weights).cut_out(points)
     assert subs.keys() == {point.id for point in points}
     assert all(isinstance(sub, SubTransformer) for sub in subs.values())
 
@@ -91,7 +93,7 @@ def test_points_get_what_they_name(tiny_bundle: Bundle) -> None:
     native_library()
     first, *others = tiny_bundle.table()
     points = [first.model_copy(update={"precision": "int8", "num_threads": 2}), *others]
-    subs = PointCutter(tiny_bundle.super_transformer).cut_out(points)
+    subs = PointCutter(tiny_bundle.weights).cut_out(points)
     networks = [sub._point.network for sub in subs.values() if isinstance(sub, NativeSubTransformer)]
     assert [network.output.is_int8 for network in networks] == [1] + [0] * len(others)
     assert [network.num_threads for network in networks] == [2] + [1] * len(others)
@@ -111,7 +113,7 @@ def test_on_the_cpu_it_is_native(tiny: SuperTransformer) -> None:
     native_library()
     assert isinstance(for_decoding(tiny).by_precision["fp32"], NativeSuperTransformer)
     halves = SuperTransformer(tiny.spec, {name: weight.half() for name, weight in tiny.weights.items()})
-    assert isinstance(for_decoding(halves).by_precision["fp32"], SuperTransformer)
+    assert isinstance(for_decoding(halves).by_precision["fp32"], LaidOutSuper)
 
 
 @torch.inference_mode()
@@ -122,7 +124,7 @@ def test_every_variant_says_the_same(tiny: SuperTransformer) -> None:
     for precision in ("fp32", "int8"):
         found = []
         for variant in variants(platform.machine()):
-            sub = NativeSuperTransformer(tiny, precision, Library(variant)).extract(config)
+            sub = NativeSuperTransformer(tiny.as_weights, precision, Library(variant)).extract(config)
             found.append(beam_search(sub.start(sub.encode(src), 4), [20, 20], BeamOptions(4)))
         for other in found[1:]:
             for mine, theirs in zip(other, found[0], strict=True):

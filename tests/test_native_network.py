@@ -9,10 +9,12 @@ import threading
 import pytest
 import torch
 
-from dynhat_runtime.decoding.beam_search import BeamOptions, Hypothesis, SearchCancelledError, beam_search
+from dynhat_runtime.decoding.beam_search import beam_search
+from dynhat_runtime.decoding.search import BeamOptions, Hypothesis, SearchCancelledError
 from dynhat_runtime.model.decodable import Decodable
 from dynhat_runtime.model.native_network import NativeSuperTransformer
-from dynhat_runtime.model.super_transformer import SuperTransformer, SuperTransformerSpec
+from dynhat_runtime.model.spec import SuperTransformerSpec
+from dynhat_runtime.model.super_transformer import SuperTransformer
 from dynhat_runtime.operating_point import Precision
 from tests.golden import hat_configs, read_json, space0_super_transformer, tiny_super_transformer
 from tests.golden_hypotheses import EOS, PAD, assert_finds_golden, golden_cases, search

@@ -8,7 +8,7 @@ import random
 import pytest
 import torch
 
-from dynhat_runtime.decoding.beam_search import BeamOptions
+from dynhat_runtime.decoding.search import BeamOptions
 from dynhat_runtime.model.shortlisted import ShortlistedSubTransformer
 from dynhat_runtime.operating_point import Precision
 from tests.golden_hypotheses import EOS, search

@@ -18,7 +18,7 @@ from rich.console import Console
 from dynhat_runtime.design_space_presets import preset
 from dynhat_runtime.errors import SettingsError
 from dynhat_runtime.model.checkpoint import Bundle
-from dynhat_runtime.model.decodable import for_decoding
+from dynhat_runtime.model.laid_out import for_decoding
 from dynhat_runtime.model.sub_transformer import EncoderOutput, IncrementalDecoder, SubTransformer
 from dynhat_runtime.model.super_transformer import SuperTransformer
 from dynhat_runtime.model.threads import DECODING_THREADS

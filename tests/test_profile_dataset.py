@@ -15,7 +15,7 @@ from rich.console import Console
 from dynhat_runtime.design_space import SubTransformerConfig, latency_features
 from dynhat_runtime.design_space_presets import preset
 from dynhat_runtime.errors import LatencyDataError
-from dynhat_runtime.model.decodable import for_decoding
+from dynhat_runtime.model.laid_out import for_decoding
 from dynhat_runtime.offline.latency_dataset import Conditions, read_latency_dataset
 from dynhat_runtime.offline.profile_dataset import (
     MAX_ATTEMPTS,

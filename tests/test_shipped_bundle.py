@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from dynhat_runtime.decoding.beam_search import BeamOptions
+from dynhat_runtime.decoding.search import BeamOptions
 from dynhat_runtime.decoding.tokenizer import tokenizer_of
 from dynhat_runtime.decoding.translator import LengthLimits, Translator
 from dynhat_runtime.governor.latency_model import LatencyModel

@@ -11,6 +11,8 @@ import weakref
 import pytest
 
 from dynhat_runtime import startup
+from dynhat_runtime.model.checkpoint import Bundle
+from tests.native_library import native_library
 
 
 class Loop:
@@ -102,3 +104,22 @@ def test_libraries_that_cannot_be_loaded(monkeypatch: pytest.MonkeyPatch) -> Non
     monkeypatch.setattr("threading.excepthook", failures.append)
     startup.begin_to_load_torch().join()
     assert failures == []
+
+
+def test_serving_needs_no_torch(tiny_bundle: Bundle) -> None:
+    """With the native decoder the whole daemon is imported, a bundle loaded, checked and translated with, and nothing
+    has asked for torch, which takes longer to import than all of that."""
+    native_library()
+    program = (
+        "import sys\nfrom pathlib import Path\nimport dynhat_runtime.daemon, dynhat_runtime.http_server\n"
+        "from dynhat_runtime.engine import TranslationEngine\nfrom dynhat_runtime.model.checkpoint import Bundle\n"
+        f"bundle = Bundle.open(Path({str(tiny_bundle.path)!r}))\n"
+        "engine = TranslationEngine.load(bundle, bundle.table())\nengine.start()\n"
+        "print(len(engine.submit(['A man.', 'The red house.']).result(30)))\nengine.stop(5.0)\n"
+        "print(sorted(name for name in sys.modules if name.partition('.')[0] == 'torch'))"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", program], capture_output=True, text=True, timeout=120, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.splitlines() == ["2", "[]"]

@@ -15,15 +15,9 @@ from torch import Tensor
 from dynhat_runtime.design_space import DesignSpace, SubTransformerConfig
 from dynhat_runtime.design_space_presets import preset
 from dynhat_runtime.errors import BundleError, DesignSpaceError
+from dynhat_runtime.model.spec import SuperTransformerSpec, parameter_shapes
 from dynhat_runtime.model.sub_transformer import SubTransformer
-from dynhat_runtime.model.super_transformer import (
-    NO_DROPOUT,
-    DropoutRates,
-    SuperTransformer,
-    SuperTransformerSpec,
-    initial_weights,
-    parameter_shapes,
-)
+from dynhat_runtime.model.super_transformer import NO_DROPOUT, DropoutRates, SuperTransformer, initial_weights
 from tests.golden import hat_configs, tiny_super_transformer
 
 SRC_BS = torch.tensor([[1, 5, 6, 7, 2], [8, 9, 10, 11, 2]])

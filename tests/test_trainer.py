@@ -13,7 +13,8 @@ from safetensors.torch import load_file
 
 from dynhat_runtime.design_space import DesignSpace
 from dynhat_runtime.errors import TrainingError
-from dynhat_runtime.model.super_transformer import SuperTransformer, SuperTransformerSpec
+from dynhat_runtime.model.spec import SuperTransformerSpec
+from dynhat_runtime.model.super_transformer import SuperTransformer
 from dynhat_runtime.offline.data import Batch
 from dynhat_runtime.offline.import_hat import config_from_hat, weights_from_hat
 from dynhat_runtime.offline.recipe import OptimizerRecipe, Recipe, SamplingRecipe

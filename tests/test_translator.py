@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import pytest
 
-from dynhat_runtime.decoding.beam_search import BeamOptions
+from dynhat_runtime.decoding.search import BeamOptions
 from dynhat_runtime.decoding.tokenizer import SentencePieceTokenizer
 from dynhat_runtime.decoding.translator import LengthLimits, Translator
 from dynhat_runtime.model.checkpoint import SENTENCEPIECE_MODEL, Bundle

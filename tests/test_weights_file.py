@@ -1,4 +1,4 @@
-"""Tensors viewed in a safetensors file."""
+"""Arrays viewed in a safetensors file."""
 
 from __future__ import annotations
 
@@ -6,11 +6,12 @@ import json
 import os
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from safetensors.torch import save
 
-from dynhat_runtime.model.weights_file import read_file, tensors_of
+from dynhat_runtime.model.weights_file import arrays_of, read_file
 
 TENSORS = {
     "half": torch.arange(6, dtype=torch.float16).view(2, 3),
@@ -31,19 +32,19 @@ def test_what_the_library_writes(tmp_path: Path, is_file: bool) -> None:
     """Names, types, shapes and values are those that were written, from a file or from bytes."""
     path = tmp_path / "weights"
     path.write_bytes(save(TENSORS, {"written": "by a test"}))
-    found = tensors_of(read_file(path) if is_file else path.read_bytes())
+    found = arrays_of(read_file(path) if is_file else path.read_bytes())
     assert found.keys() == TENSORS.keys()
     for name, tensor in TENSORS.items():
-        assert found[name].dtype == tensor.dtype
-        assert torch.equal(found[name], tensor)
+        assert found[name].dtype == tensor.numpy().dtype
+        assert np.array_equal(found[name], tensor.numpy())
 
 
 @pytest.mark.parametrize("fault", ["gone", "cut short", "overwritten"])
-def test_tensors_outlive_the_file(tmp_path: Path, fault: str) -> None:
-    """A tensor is what was read, whatever becomes of the file, also in its place."""
+def test_arrays_outlive_the_file(tmp_path: Path, fault: str) -> None:
+    """An array is what was read, whatever becomes of the file, also in its place."""
     path = tmp_path / "weights"
     path.write_bytes(save(TENSORS))
-    single = tensors_of(read_file(path))["single"]
+    single = arrays_of(read_file(path))["single"]
     if fault == "gone":
         path.unlink()
     elif fault == "cut short":
@@ -52,7 +53,7 @@ def test_tensors_outlive_the_file(tmp_path: Path, fault: str) -> None:
         size_bytes = path.stat().st_size
         with path.open("r+b") as file:
             file.write(b"\xff" * size_bytes)
-    assert torch.equal(single, TENSORS["single"])
+    assert np.array_equal(single, TENSORS["single"].numpy())
 
 
 def test_data_at_an_odd_place() -> None:
@@ -61,15 +62,26 @@ def test_data_at_an_odd_place() -> None:
     header += b" " * (1 - len(header) % 2)  # of odd length
     content = len(header).to_bytes(8, "little") + header + torch.tensor([1.5, -2.0]).numpy().tobytes()
     assert len(header) % 2
-    assert tensors_of(content)["w"].tolist() == [1.5, -2.0]
+    assert arrays_of(content)["w"].tolist() == [1.5, -2.0]
 
 
 def test_writing_reaches_no_file(tmp_path: Path) -> None:
-    """What is written into a tensor stays in this process."""
+    """What is written into an array stays in this process."""
     path = tmp_path / "weights"
     path.write_bytes(save(TENSORS))
-    tensors_of(read_file(path))["single"].zero_()
-    assert torch.equal(tensors_of(read_file(path))["single"], TENSORS["single"])
+    arrays_of(read_file(path))["single"][:] = 0
+    assert np.array_equal(arrays_of(read_file(path))["single"], TENSORS["single"].numpy())
+
+
+def test_bfloat16_is_read_as_single_precision(tmp_path: Path) -> None:
+    """The type that numpy lacks comes out with the same values, infinities and the sign of zero included."""
+    path = tmp_path / "weights"
+    brain = torch.tensor([1.5, -2.0e30, 1e-40, -0.0, float("inf"), 3.140625]).to(torch.bfloat16)
+    path.write_bytes(save({"brain": brain}))
+    array = arrays_of(read_file(path))["brain"]
+    assert array.dtype == np.float32
+    assert np.array_equal(array, brain.float().numpy())
+    assert np.signbit(array[3])
 
 
 @pytest.mark.parametrize(
@@ -96,4 +108,4 @@ def test_writing_reaches_no_file(tmp_path: Path) -> None:
 def test_what_is_no_such_file(content: bytes, complaint: str) -> None:
     """Anything else is refused with what does not fit."""
     with pytest.raises(ValueError, match=complaint):
-        tensors_of(content)
+        arrays_of(content)

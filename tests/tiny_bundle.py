@@ -7,7 +7,8 @@ from pathlib import Path
 from dynhat_runtime.decoding.tokenizer import SentencePieceTokenizer, train_tokenizer
 from dynhat_runtime.design_space import DesignSpace, SubTransformerConfig
 from dynhat_runtime.model.checkpoint import SENTENCEPIECE_MODEL, Bundle, write_bundle
-from dynhat_runtime.model.super_transformer import SuperTransformer, SuperTransformerSpec
+from dynhat_runtime.model.spec import SuperTransformerSpec
+from dynhat_runtime.model.super_transformer import SuperTransformer
 from dynhat_runtime.operating_point import (
     DeviceDescription,
     LatencyMeasurement,

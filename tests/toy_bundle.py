@@ -6,7 +6,8 @@ from pathlib import Path
 
 from dynhat_runtime.design_space import DesignSpace
 from dynhat_runtime.model.checkpoint import SENTENCEPIECE_MODEL, Bundle, write_bundle
-from dynhat_runtime.model.super_transformer import SuperTransformer, SuperTransformerSpec
+from dynhat_runtime.model.spec import SuperTransformerSpec
+from dynhat_runtime.model.super_transformer import SuperTransformer
 from tests.toy_text import VOCAB_SIZE, toy_tokenizer_model
 from tests.toy_training import TOY_SPACE
 

@@ -94,7 +94,10 @@ def serve(
     }
     share_arenas()
     with startup.loading() as loaded:
-        startup.begin_to_load_torch()
+        from dynhat_runtime.native.library import is_available
+
+        if not is_available():  # then PyTorch decodes
+            startup.begin_to_load_torch()
         from dynhat_runtime.settings import load_settings
 
         settings = load_settings(config, command_line)

@@ -9,12 +9,21 @@ through in groups of W neighbouring tokens, G of them in the K rows of a sentenc
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from typing import NamedTuple, Protocol, runtime_checkable
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+
+from dynhat_runtime.decoding.search import (
+    BeamOptions,
+    Hypothesis,
+    SearchCancelledError,
+    best_first,
+    found,
+    hypothesis,
+)
+from dynhat_runtime.model.decodable import Decodable, RawHypothesis
 
 LARGEST_GROUP = 256
 USUAL_GROUP = 128
@@ -48,43 +57,8 @@ class SearchesItself(Protocol):
         eos_id: int,
         pad_id: int,
         is_cancelled: Callable[[], bool],
-    ) -> Sequence[Sequence[tuple[Sequence[int], Sequence[float]]]] | None:
+    ) -> Sequence[Sequence[RawHypothesis]] | None:
         """Per sentence the tokens and running totals of its hypotheses as they finished; None when cancelled."""
-
-
-@dataclass(frozen=True, slots=True)
-class BeamOptions:
-    """How to search.
-
-    Attributes:
-        beam_size: K; 1 is greedy search.
-        length_penalty: Exponent of the length that a sum of log-probabilities is divided by (0.6 on WMT).
-        min_length: Tokens before eos may be produced.
-        no_repeat_size: No run of so many tokens comes twice in an output, so nothing loops; 0 lets everything repeat.
-            Source: Paulus et al. 2018, "A deep reinforced model for abstractive summarization", section 2.5.
-    """
-
-    beam_size: int = 4
-    length_penalty: float = 0.6
-    min_length: int = 1
-    eos_id: int = 2
-    pad_id: int = 1
-    no_repeat_size: int = 0
-
-
-@dataclass(frozen=True, slots=True)
-class Hypothesis:
-    """A finished output.
-
-    Attributes:
-        tokens: Ends in eos.
-        score: Sum of log-probabilities / length ** length_penalty; the length counts eos.
-        token_scores: Log-probability of each token.
-    """
-
-    tokens: tuple[int, ...]
-    score: float
-    token_scores: tuple[float, ...]
 
 
 class _Node(NamedTuple):
@@ -106,8 +80,21 @@ class _Node(NamedTuple):
         return tokens, totals
 
 
-class SearchCancelledError(Exception):
-    """The caller no longer wants the result; raised between two steps."""
+@torch.inference_mode()
+def search_by_steps(
+    sub: Decodable,
+    sources: Sequence[Sequence[int]],
+    max_lengths: Sequence[int],
+    options: BeamOptions,
+    is_cancelled: Callable[[], bool],
+) -> list[list[Hypothesis]]:
+    """Encode and search sentences with any network; arguments and errors as for `search.search`."""
+    device, longest = sub.device, max(map(len, sources))
+    src_BS = torch.tensor(
+        [[options.pad_id] * (longest - len(ids)) + list(ids) for ids in sources], device=device
+    )
+    decoder = sub.start(sub.encode(src_BS), options.beam_size)
+    return beam_search(decoder, max_lengths, options, device=device, is_cancelled=is_cancelled)
 
 
 def beam_search(
@@ -134,7 +121,7 @@ def beam_search(
         SearchCancelledError: `is_cancelled` said so.
     """
     if isinstance(decoder, SearchesItself):
-        return _searched_by_itself(decoder, max_lengths, options, is_cancelled)
+        return found(decoder.search(max_lengths, is_cancelled=is_cancelled, **options.by_name), options)
     beam = options.beam_size
     finished: list[list[Hypothesis]] = [[] for _ in max_lengths]
     active = list(range(len(max_lengths)))
@@ -165,7 +152,7 @@ def beam_search(
         tokens_N = torch.tensor([node.token for node in next_rows], dtype=torch.long, device=device)
         totals_BK = torch.tensor([node.total for node in next_rows], device=device).view(len(active), beam)
         position += 1
-    return [_best_first(hypotheses) for hypotheses in finished]
+    return [best_first(hypotheses) for hypotheses in finished]
 
 
 class _Candidate(NamedTuple):
@@ -281,38 +268,7 @@ def _repeats(node: _Node | None, size: int) -> list[int]:
 
 
 def _finish(node: _Node, options: BeamOptions) -> Hypothesis:
-    return _hypothesis(*node.tokens_and_totals(), options)
-
-
-def _hypothesis(tokens: Sequence[int], totals: Sequence[float], options: BeamOptions) -> Hypothesis:
-    """A finished output of these tokens; `totals` are the sums of log-probabilities up to and with each."""
-    token_scores = tuple(b - a for a, b in zip([0.0, *totals], totals, strict=False))
-    return Hypothesis(tuple(tokens), totals[-1] / len(tokens) ** options.length_penalty, token_scores)
-
-
-def _best_first(hypotheses: list[Hypothesis]) -> list[Hypothesis]:
-    return sorted(hypotheses, key=lambda h: -h.score)
-
-
-def _searched_by_itself(
-    decoder: SearchesItself,
-    max_lengths: Sequence[int],
-    options: BeamOptions,
-    is_cancelled: Callable[[], bool],
-) -> list[list[Hypothesis]]:
-    """The search of a decoder that brings its own."""
-    found = decoder.search(
-        max_lengths,
-        beam_size=options.beam_size,
-        min_length=options.min_length,
-        no_repeat_size=options.no_repeat_size,
-        eos_id=options.eos_id,
-        pad_id=options.pad_id,
-        is_cancelled=is_cancelled,
-    )
-    if found is None:
-        raise SearchCancelledError
-    return [_best_first([_hypothesis(*raw, options) for raw in raws]) for raws in found]
+    return hypothesis(*node.tokens_and_totals(), options)
 
 
 def _continue_with(

@@ -9,7 +9,7 @@ import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from dynhat_runtime.decoding.beam_search import BeamOptions
+from dynhat_runtime.decoding.search import BeamOptions
 from dynhat_runtime.decoding.translator import Translator
 from dynhat_runtime.errors import BundleError
 from dynhat_runtime.model.decodable import Decodable

@@ -10,12 +10,10 @@ from dataclasses import dataclass, replace
 from itertools import islice
 from typing import NamedTuple
 
-import torch
-
-from dynhat_runtime.decoding.beam_search import BeamOptions, Hypothesis, beam_search
 from dynhat_runtime.decoding.output_guard import Fault, judge
 from dynhat_runtime.decoding.score import Score
-from dynhat_runtime.decoding.tokenizer import EOS_ID, PAD_ID, Tokenizer, tokenizer_of
+from dynhat_runtime.decoding.search import BeamOptions, Hypothesis, search
+from dynhat_runtime.decoding.tokenizer import EOS_ID, Tokenizer, tokenizer_of
 from dynhat_runtime.model.checkpoint import Bundle
 from dynhat_runtime.model.decodable import Decodable
 from dynhat_runtime.text.sentence_plan import SentencePlan, plan_sentence
@@ -144,7 +142,6 @@ class Translator:
         """Source token ids of one sentence, ending in eos."""
         return [*self.tokenizer.encode(sentence), EOS_ID]
 
-    @torch.inference_mode()
     def translate(
         self,
         sub: Decodable,
@@ -170,7 +167,8 @@ class Translator:
         """
         planned = [self._planned(sentence) for sentence in sentences]
         flat = [part for sentence in planned for source in sentence.sources for part in source]
-        outputs = self._search(sub, [part.ids for part in flat], options, is_cancelled)
+        max_lengths = [self.limits.max_tgt_tokens(len(part.ids)) for part in flat]
+        outputs = search(sub, [part.ids for part in flat], max_lengths, options, is_cancelled)
         translated = iter(
             [
                 self._translated(part, hypotheses[: num_alternatives + 1])
@@ -210,23 +208,6 @@ class Translator:
         limit = self.limits.max_tgt_tokens(len(source.ids))
         fault = judge(source.text, source.ids, texts[0], best, limit)
         return TranslatedPart(source.before, texts, scores, len(source.ids), len(best), fault)
-
-    def _search(
-        self,
-        sub: Decodable,
-        sources: list[list[int]],
-        options: BeamOptions,
-        is_cancelled: Callable[[], bool],
-    ) -> list[list[Hypothesis]]:
-        """The outputs found for every source, best first."""
-        if not sources:
-            return []
-        device = sub.device
-        longest = max(map(len, sources))
-        src_BS = torch.tensor([[PAD_ID] * (longest - len(ids)) + ids for ids in sources], device=device)
-        decoder = sub.start(sub.encode(src_BS), options.beam_size)
-        max_lengths = [self.limits.max_tgt_tokens(len(ids)) for ids in sources]
-        return beam_search(decoder, max_lengths, options, device=device, is_cancelled=is_cancelled)
 
 
 def _assembled(plan: SentencePlan, sources: Sequence[Sequence[TranslatedPart]]) -> SentenceTranslation:

@@ -19,20 +19,24 @@ import platform
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
-from typing import Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
-import torch
+import numpy as np
 from pydantic import BaseModel, ConfigDict, Field, RootModel, ValidationError
-from safetensors.torch import save
-from torch import Tensor
 
 from dynhat_runtime.design_space import DesignSpace
 from dynhat_runtime.errors import BundleError, DesignSpaceError, first_complaint
 from dynhat_runtime.model.shortlist import Shortlist
-from dynhat_runtime.model.super_transformer import SuperTransformer, SuperTransformerSpec
-from dynhat_runtime.model.weights_file import Content, read_file, tensors_of
+from dynhat_runtime.model.spec import SuperTransformerSpec, Weights
+from dynhat_runtime.model.weights_file import Content, arrays_of, read_file
 from dynhat_runtime.monitor.identity import device_name
 from dynhat_runtime.operating_point import OperatingPointTable
+
+if TYPE_CHECKING:
+    import torch
+    from torch import Tensor
+
+    from dynhat_runtime.model.super_transformer import SuperTransformer
 
 MANIFEST, MODEL, WEIGHTS, TRAINING_RECORD, TABLES, SHORTLIST = (
     "manifest.json", "model.json", "super_transformer.safetensors", "training_record.json", "tables",
@@ -162,19 +166,28 @@ class Bundle:
         spec = _parse(SuperTransformerSpec, path / MODEL, bytes(contents[MODEL]))
         return cls(path, manifest, spec, contents)
 
-    def super_transformer(self, device: str = "cpu") -> SuperTransformer:
-        """Load the weights into single-precision memory of their own on `device`.
+    def weights(self) -> Weights:
+        """The weights in single precision, in memory of their own.
 
         Raises:
             BundleError: The weights file does not hold what `model.json` says.
         """
         try:
-            weights = tensors_of(self.contents[WEIGHTS])
+            arrays = arrays_of(self.contents[WEIGHTS])
         except ValueError as error:
             raise BundleError(f"{self.path / WEIGHTS}: no safetensors file ({error}): {REMEDY}") from error
-        return SuperTransformer(
-            self.spec, {name: w.to(device, torch.float32, copy=True) for name, w in weights.items()}
-        )
+        return Weights(self.spec, {name: array.astype(np.float32) for name, array in arrays.items()})
+
+    def super_transformer(self, device: str = "cpu") -> SuperTransformer:
+        """The weights in PyTorch's hands, in single precision, in memory of their own on `device`.
+
+        Raises:
+            BundleError: The weights file does not hold what `model.json` says.
+        """
+        # Here: serving with the native decoder opens bundles, and has no use for the second that torch takes.
+        from dynhat_runtime.model.super_transformer import SuperTransformer
+
+        return SuperTransformer.of_weights(self.weights(), device)
 
     def shortlist(self) -> Shortlist | None:
         """Which target tokens may translate which source tokens; None where nobody has learned it.
@@ -289,19 +302,25 @@ def write_bundle(
     text_pipeline: TextPipeline = "sentencepiece",
     length_penalty: float = 0.6,
     no_repeat_size: int = 0,
-    dtype: torch.dtype = torch.float16,
+    dtype: torch.dtype | None = None,
 ) -> Bundle:
     """Write a bundle without operating points; tables of other weights that stood there are removed.
 
-    `dtype` is the weights' precision at rest.
+    `dtype` is the weights' precision at rest; None is half precision.
 
     Raises:
         BundleError: The folder cannot be written.
     """
+    import torch  # here, as in `Bundle.super_transformer`
+    from safetensors.torch import save
+
     contents = {
         MODEL: (spec.model_dump_json(indent=1) + "\n").encode(),
         WEIGHTS: save(
-            {key: weight.detach().to("cpu", dtype).contiguous() for key, weight in weights.items()}
+            {
+                key: weight.detach().to("cpu", dtype or torch.float16).contiguous()
+                for key, weight in weights.items()
+            }
         ),
         **text_files,
         TRAINING_RECORD: (json.dumps(training_record, indent=1, ensure_ascii=False) + "\n").encode(),

@@ -72,19 +72,3 @@ class Embedding:
 def apply_dropout(x: Tensor, rate: float) -> Tensor:
     """Dropout where the part was cut for training with a rate; the identity otherwise."""
     return F.dropout(x, rate, training=True) if rate > 0.0 else x
-
-
-def sinusoidal_positions(num_positions: int, embed_dim: int, pad_id: int) -> Tensor:
-    """Position table (P, E) at the SuperTransformer's width: sines in the first half, cosines in the second.
-
-    Frequencies are exp(-i ln(10000) / (half - 1)); the row of `pad_id` is zero. Sampled widths take leading
-    columns of this table instead of a table of their own (HAT).
-    """
-    half = embed_dim // 2
-    frequency_H = torch.exp(torch.arange(half, dtype=torch.float32) * -(math.log(10000.0) / (half - 1)))
-    angle_PH = torch.arange(num_positions, dtype=torch.float32)[:, None] * frequency_H[None, :]
-    table_PE = torch.cat([angle_PH.sin(), angle_PH.cos()], dim=1)
-    if embed_dim % 2:
-        table_PE = torch.cat([table_PE, torch.zeros(num_positions, 1)], dim=1)
-    table_PE[pad_id] = 0.0
-    return table_PE

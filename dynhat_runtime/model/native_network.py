@@ -9,55 +9,62 @@ Shapes: B sentences, K beams, N = B * K rows, S source length, V vocabulary.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING
 
-import torch
-from torch import Tensor
+import numpy as np
+from numpy.typing import NDArray
 
 from dynhat_runtime.design_space import SubTransformerConfig
+from dynhat_runtime.model.positions import sinusoidal_positions
 from dynhat_runtime.model.shortlist import Shortlist
-from dynhat_runtime.model.super_transformer import SuperTransformer, SuperTransformerSpec
+from dynhat_runtime.model.spec import SuperTransformerSpec, Weights
 from dynhat_runtime.native import structures as c
 from dynhat_runtime.native.library import Library
 from dynhat_runtime.native.packing import Arena, pack, packed_bytes
 from dynhat_runtime.native.running import Decoder, Encoding, Point, RawHypothesis
 from dynhat_runtime.operating_point import Precision
 
-CPU = torch.device("cpu")
+if TYPE_CHECKING:
+    import torch
+    from torch import Tensor
 
 
 class NativeSuperTransformer:
     """All weights of the design space's largest architecture, packed.
 
     Args:
-        super_transformer: Its weights are read and, but for embeddings, biases and norms, not kept.
+        weights: Read and, but for embeddings, biases and norms, not kept.
         precision: How matrices are kept.
         library: Runs them.
     """
 
-    def __init__(self, super_transformer: SuperTransformer, precision: Precision, library: Library) -> None:
-        self.spec: SuperTransformerSpec = super_transformer.spec
+    def __init__(self, weights: Weights, precision: Precision, library: Library) -> None:
+        self.spec: SuperTransformerSpec = weights.spec
         self.precision, self._library = precision, library
-        weights = {name: w.detach().numpy() for name, w in super_transformer.weights.items()}
-        src_table = weights["encoder.embedding"]
-        tgt_table = weights.get("decoder.embedding", src_table)
-        output = weights.get("decoder.output", tgt_table)
+        by_name, space = weights.by_name, self.spec.design_space
+        src_table = by_name["encoder.embedding"]
+        tgt_table = by_name.get("decoder.embedding", src_table)
+        output = by_name.get("decoder.output", tgt_table)
         self._tables = src_table, tgt_table
-        self._positions = tuple(table.numpy() for table in super_transformer.positions())
+        self._positions = tuple(
+            sinusoidal_positions(self.spec.num_positions, max(dims), self.spec.pad_id)
+            for dims in (space.encoder_embed_dim, space.decoder_embed_dim)
+        )
         matrices = {
             name.removesuffix(".weight"): weight
-            for name, weight in weights.items()
+            for name, weight in by_name.items()
             if weight.ndim == 2 and name.endswith(".weight")
         }
         # In the order they are read; all but the decoder's width of a shared matrix is of no use to the output.
-        matrices["decoder.output"] = output[:, : max(self.spec.design_space.decoder_embed_dim)]
+        matrices["decoder.output"] = output[:, : max(space.decoder_embed_dim)]
         arena = Arena(
             sum(packed_bytes(weight.shape[0], weight.shape[1], precision) for weight in matrices.values())
         )
         self._matrices = {
-            name: pack(library, arena, weight, weights.get(f"{name}.bias"), precision)
+            name: pack(library, arena, weight, by_name.get(f"{name}.bias"), precision)
             for name, weight in matrices.items()
         }
-        self._vectors = {name: weight for name, weight in weights.items() if weight.ndim == 1}
+        self._vectors = {name: weight for name, weight in by_name.items() if weight.ndim == 1}
 
     def extract(
         self, config: SubTransformerConfig, num_threads: int = 1, shortlist: Shortlist | None = None
@@ -169,10 +176,7 @@ class NativeSubTransformer:
     Attributes:
         config: The architecture.
         src_vocab_size: Source token ids are below it.
-        device: Where tokens and scores live.
     """
-
-    device = CPU
 
     def __init__(
         self,
@@ -184,9 +188,41 @@ class NativeSubTransformer:
         self.config, self.src_vocab_size = config, spec.src_vocab_size
         self._pad_id, self._point, self._shortlist = spec.pad_id, point, shortlist
 
+    @property
+    def device(self) -> torch.device:
+        """Where tokens and scores live that `start` gets and gives."""
+        import torch  # here, as for `NativeDecoder.step`: whoever searches sentences needs none
+
+        return torch.device("cpu")
+
+    def search(
+        self,
+        sources: Sequence[Sequence[int]],
+        max_lengths: Sequence[int],
+        *,
+        beam_size: int,
+        min_length: int,
+        no_repeat_size: int,
+        eos_id: int,
+        pad_id: int,
+        is_cancelled: Callable[[], bool],
+    ) -> list[list[RawHypothesis]] | None:
+        """Encode and search sentences of token ids; see `native.running.Decoder.search`."""
+        encoded = self._encoded([np.array(ids, np.int64) for ids in sources])
+        return Decoder(self._point, encoded, beam_size).search(
+            max_lengths,
+            min_length=min_length,
+            no_repeat_size=no_repeat_size,
+            eos_id=eos_id,
+            pad_id=pad_id,
+            is_cancelled=is_cancelled,
+        )
+
     def encode(self, src_tokens_BS: Tensor) -> Encoding:
         """Encode token ids (B, S) that end in eos; padding may stand on either side and costs nothing."""
-        sentences = [row[row != self._pad_id] for row in src_tokens_BS.numpy()]
+        return self._encoded([row[row != self._pad_id] for row in src_tokens_BS.numpy()])
+
+    def _encoded(self, sentences: Sequence[NDArray[np.int64]]) -> Encoding:
         if self._shortlist is None:
             return self._point.encode(sentences)
         return self._point.encode(sentences, [self._shortlist.listed(sentence) for sentence in sentences])
@@ -204,6 +240,8 @@ class NativeDecoder:
 
     def step(self, tokens_N: Tensor) -> Tensor:
         """Scores (N, V) of what follows `tokens_N`, the last token of every row."""
+        import torch
+
         return torch.from_numpy(self._decoder.step(tokens_N.numpy()))
 
     def reorder(self, rows_N: Tensor) -> None:

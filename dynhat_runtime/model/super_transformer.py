@@ -12,35 +12,17 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from typing import Literal
 
 import torch
-from pydantic import BaseModel, ConfigDict, Field
 from torch import Tensor
 
-from dynhat_runtime.design_space import DesignSpace, SubTransformerConfig
-from dynhat_runtime.errors import BundleError
+from dynhat_runtime.design_space import SubTransformerConfig
 from dynhat_runtime.model.attention import CrossAttention, SelfAttention
-from dynhat_runtime.model.elastic import Embedding, LayerNorm, Linear, sinusoidal_positions
+from dynhat_runtime.model.elastic import Embedding, LayerNorm, Linear
 from dynhat_runtime.model.layers import DecoderLayer, EncoderLayer, FeedForward, Residual
+from dynhat_runtime.model.positions import sinusoidal_positions
+from dynhat_runtime.model.spec import SuperTransformerSpec, Weights, check_shapes, parameter_shapes
 from dynhat_runtime.model.sub_transformer import SubTransformer
-
-
-class SuperTransformerSpec(BaseModel):
-    """Everything that fixes the shape of a SuperTransformer's weights."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-    design_space: DesignSpace
-    src_vocab_size: int = Field(gt=4)
-    tgt_vocab_size: int = Field(gt=4)
-    tied_embeddings: Literal["all", "decoder", "none"] = "all"
-    """all: one matrix for source, target and output; decoder: target and output share; none: three matrices."""
-    norm_first: bool = False
-    """Pre-norm instead of HAT's default post-norm."""
-    max_positions: int = Field(default=1024, gt=0)
-    """Longest sequence in tokens that positions exist for."""
-    pad_id: int = 1
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,53 +35,6 @@ class DropoutRates:
 
 
 NO_DROPOUT = DropoutRates()
-
-
-def parameter_shapes(spec: SuperTransformerSpec) -> dict[str, tuple[int, ...]]:
-    """Name and shape of every weight, in the order they are stored."""
-    space = spec.design_space
-    enc, dec, qkv = max(space.encoder_embed_dim), max(space.decoder_embed_dim), space.qkv_dim
-    shapes: dict[str, tuple[int, ...]] = {}
-
-    def linear(name: str, num_out: int, num_in: int) -> None:
-        shapes[f"{name}.weight"], shapes[f"{name}.bias"] = (num_out, num_in), (num_out,)
-
-    def norm(name: str, dim: int) -> None:
-        shapes[f"{name}.weight"], shapes[f"{name}.bias"] = (dim,), (dim,)
-
-    def feed_forward(prefix: str, dim: int, ffn_dim: int) -> None:
-        linear(f"{prefix}.feed_forward.expand", ffn_dim, dim)
-        linear(f"{prefix}.feed_forward.contract", dim, ffn_dim)
-        norm(f"{prefix}.feed_forward_norm", dim)
-
-    def self_attention(prefix: str, dim: int) -> None:
-        linear(f"{prefix}.self_attention.qkv", 3 * qkv, dim)
-        linear(f"{prefix}.self_attention.out", dim, qkv)
-        norm(f"{prefix}.self_attention_norm", dim)
-
-    # One matrix for all is as wide as the wider of the two stacks.
-    shapes["encoder.embedding"] = (
-        spec.src_vocab_size,
-        max(enc, dec) if spec.tied_embeddings == "all" else enc,
-    )
-    for i in range(space.max_encoder_layers):
-        self_attention(f"encoder.{i}", enc)
-        feed_forward(f"encoder.{i}", enc, max(space.encoder_ffn_dim))
-    if spec.tied_embeddings != "all":
-        shapes["decoder.embedding"] = (spec.tgt_vocab_size, dec)
-    for i in range(space.max_decoder_layers):
-        self_attention(f"decoder.{i}", dec)
-        linear(f"decoder.{i}.cross_attention.query", qkv, dec)
-        linear(f"decoder.{i}.cross_attention.key_value", 2 * qkv, enc)
-        linear(f"decoder.{i}.cross_attention.out", dec, qkv)
-        norm(f"decoder.{i}.cross_attention_norm", dec)
-        feed_forward(f"decoder.{i}", dec, max(space.decoder_ffn_dim))
-    if spec.tied_embeddings == "none":
-        shapes["decoder.output"] = (spec.tgt_vocab_size, dec)
-    if spec.norm_first:
-        norm("encoder.norm", enc)
-        norm("decoder.norm", dec)
-    return shapes
 
 
 def initial_weights(spec: SuperTransformerSpec, generator: torch.Generator) -> dict[str, Tensor]:
@@ -135,25 +70,26 @@ class SuperTransformer:
     """
 
     def __init__(self, spec: SuperTransformerSpec, weights: Mapping[str, Tensor]) -> None:
-        shapes = parameter_shapes(spec)
-        for name in shapes.keys() ^ weights.keys():
-            raise BundleError(
-                f"weight {name!r} is {'missing' if name in shapes else 'not part of this design space'}"
-            )
-        for name, shape in shapes.items():
-            if tuple(weights[name].shape) != shape:
-                raise BundleError(
-                    f"weight {name!r} has shape {tuple(weights[name].shape)}; the design space needs {shape}"
-                )
+        check_shapes(spec, ((name, tuple(weight.shape)) for name, weight in weights.items()))
         self.spec = spec
         self.weights = dict(weights)
         space = spec.design_space
         embedding = self.weights["encoder.embedding"]
-        num_rows = spec.max_positions + spec.pad_id + 1
         self._src_positions, self._tgt_positions = (
-            sinusoidal_positions(num_rows, max(dims), spec.pad_id).to(embedding)
+            torch.from_numpy(sinusoidal_positions(spec.num_positions, max(dims), spec.pad_id)).to(embedding)
             for dims in (space.encoder_embed_dim, space.decoder_embed_dim)
         )
+
+    @classmethod
+    def of_weights(cls, weights: Weights, device: torch.device | str = "cpu") -> SuperTransformer:
+        """A SuperTransformer of arrays, which are not copied for the CPU."""
+        tensors = {name: torch.from_numpy(weight).to(device) for name, weight in weights.by_name.items()}
+        return cls(weights.spec, tensors)
+
+    @property
+    def as_weights(self) -> Weights:
+        """Its weights as arrays that view them: for tensors in single precision on the CPU."""
+        return Weights(self.spec, {name: weight.detach().numpy() for name, weight in self.weights.items()})
 
     @classmethod
     def random(cls, spec: SuperTransformerSpec, seed: int) -> SuperTransformer:

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import os
+import sys
 from collections.abc import Iterable
-
-import torch
 
 DECODING_THREADS = 1
 """Threads of one decoding. At the shipped sizes a second one gains nothing on an idle machine, and on a busy one
@@ -13,8 +12,10 @@ the threads wait for each other at every operator: 20 times slower (`docs/decisi
 
 
 def use_decoding_threads() -> None:
-    """Let the calling thread decode as it is served."""
-    torch.set_num_threads(DECODING_THREADS)
+    """Let the calling thread decode as it is served. The native decoder's threads are told with each network."""
+    # Where nothing has imported torch yet, nothing here computes with it, and importing it takes seconds.
+    if (torch := sys.modules.get("torch")) is not None:
+        torch.set_num_threads(DECODING_THREADS)
 
 
 def move_threads_to(cpus: Iterable[int]) -> None:

@@ -80,3 +80,12 @@ def load() -> Library:
     """
     baseline = Library(BASELINE)
     return Library(AVX2) if baseline.has_avx2() else baseline
+
+
+def is_available() -> bool:
+    """Whether `load` finds it."""
+    try:
+        load()
+    except NativeUnavailableError:
+        return False
+    return True

@@ -15,7 +15,7 @@ from dynhat_runtime.design_space import DesignSpace
 from dynhat_runtime.design_space_presets import preset
 from dynhat_runtime.errors import DesignSpaceError, SettingsError
 from dynhat_runtime.model.checkpoint import PAPER_POINTS, Bundle, shipped_bundle_path
-from dynhat_runtime.model.decodable import for_decoding
+from dynhat_runtime.model.laid_out import for_decoding
 from dynhat_runtime.model.threads import use_decoding_threads
 from dynhat_runtime.monitor.host import HostMonitor
 from dynhat_runtime.monitor.identity import device_name

@@ -9,8 +9,8 @@ from pathlib import Path
 
 import torch
 
-from dynhat_runtime.decoding.beam_search import BeamOptions
 from dynhat_runtime.decoding.moses_bpe import AT_MARK, moses_words
+from dynhat_runtime.decoding.search import BeamOptions
 from dynhat_runtime.decoding.tokenizer import Tokenizer
 from dynhat_runtime.decoding.translator import SentenceTranslation, Translator
 from dynhat_runtime.design_space import SubTransformerConfig

@@ -14,7 +14,8 @@ from safetensors.torch import save_file
 
 from dynhat_runtime.errors import TrainingError
 from dynhat_runtime.model.checkpoint import SENTENCEPIECE_MODEL, Bundle
-from dynhat_runtime.model.super_transformer import SuperTransformer, SuperTransformerSpec
+from dynhat_runtime.model.spec import SuperTransformerSpec
+from dynhat_runtime.model.super_transformer import SuperTransformer
 from dynhat_runtime.offline.recipe import Recipe
 from dynhat_runtime.offline.run_folder import RunFolder, whole_file
 from dynhat_runtime.offline.trainer import spec_of

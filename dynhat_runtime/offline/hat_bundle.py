@@ -30,7 +30,8 @@ from dynhat_runtime.model.checkpoint import (
     Bundle,
     write_bundle,
 )
-from dynhat_runtime.model.super_transformer import SuperTransformer, SuperTransformerSpec, parameter_shapes
+from dynhat_runtime.model.spec import SuperTransformerSpec, parameter_shapes
+from dynhat_runtime.model.super_transformer import SuperTransformer
 from dynhat_runtime.offline.hat_pickle import HatCheckpoint, read_checkpoint
 from dynhat_runtime.offline.hat_spec import spec_of_checkpoint
 from dynhat_runtime.offline.import_hat import weights_from_hat

@@ -15,7 +15,7 @@ from pydantic import ValidationError
 from dynhat_runtime.design_space import DesignSpace
 from dynhat_runtime.design_space_presets import PRESETS
 from dynhat_runtime.errors import CheckpointError, DesignSpaceError
-from dynhat_runtime.model.super_transformer import SuperTransformerSpec
+from dynhat_runtime.model.spec import SuperTransformerSpec
 from dynhat_runtime.offline.hat_pickle import HatCheckpoint
 from dynhat_runtime.offline.import_hat import positive, space_from_args
 

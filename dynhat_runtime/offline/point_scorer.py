@@ -16,7 +16,7 @@ from rich.progress import Progress
 from dynhat_runtime.decoding.translator import Translator, search_options
 from dynhat_runtime.design_space import SubTransformerConfig
 from dynhat_runtime.model.checkpoint import Bundle
-from dynhat_runtime.model.decodable import available_precisions, for_decoding
+from dynhat_runtime.model.laid_out import available_precisions, for_decoding
 from dynhat_runtime.offline.evaluate import (
     dev_batches,
     dev_loss,

@@ -25,11 +25,13 @@ import torch
 from rich.console import Console
 from rich.progress import track
 
-from dynhat_runtime.decoding.beam_search import BeamOptions, beam_search
+from dynhat_runtime.decoding.beam_search import beam_search
+from dynhat_runtime.decoding.search import BeamOptions
 from dynhat_runtime.decoding.tokenizer import EOS_ID
 from dynhat_runtime.design_space import DesignSpace, SubTransformerConfig
 from dynhat_runtime.model.checkpoint import Bundle
-from dynhat_runtime.model.decodable import Decodable, DecodableSuper
+from dynhat_runtime.model.decodable import Decodable
+from dynhat_runtime.model.decodable_super import DecodableSuper
 from dynhat_runtime.model.threads import move_threads_to, use_decoding_threads
 from dynhat_runtime.monitor.host import HostMonitor
 from dynhat_runtime.monitor.identity import device_name

@@ -23,7 +23,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from dynhat_runtime.design_space import DesignSpace, SubTransformerConfig, latency_features
 from dynhat_runtime.errors import LatencyDataError
-from dynhat_runtime.model.decodable import DecodableSuper
+from dynhat_runtime.model.decodable_super import DecodableSuper
 from dynhat_runtime.model.super_transformer import SuperTransformer
 from dynhat_runtime.offline.latency_dataset import (
     Conditions,

@@ -14,11 +14,12 @@ from typing import Any
 
 from rich.console import Console
 
-from dynhat_runtime.decoding.beam_search import BeamOptions
 from dynhat_runtime.decoding.moses_bpe import moses_words
+from dynhat_runtime.decoding.search import BeamOptions
 from dynhat_runtime.decoding.translator import SentenceTranslation, Translator, search_options
 from dynhat_runtime.model.checkpoint import Bundle
-from dynhat_runtime.model.decodable import DecodableSuper, for_decoding
+from dynhat_runtime.model.decodable_super import DecodableSuper
+from dynhat_runtime.model.laid_out import for_decoding
 from dynhat_runtime.offline.evaluate import compound_split_bleu, load_pairs, score, translate_all
 from dynhat_runtime.offline.evaluation_progress import EvaluationJob, EvaluationProgress
 from dynhat_runtime.offline.figure_cache import FigureCache, Figures, file_sha256, search_key

@@ -23,7 +23,8 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
 from dynhat_runtime.decoding.tokenizer import SentencePieceTokenizer
 from dynhat_runtime.errors import TrainingError
-from dynhat_runtime.model.super_transformer import SuperTransformer, SuperTransformerSpec
+from dynhat_runtime.model.spec import SuperTransformerSpec
+from dynhat_runtime.model.super_transformer import SuperTransformer
 from dynhat_runtime.offline.data import Batch
 from dynhat_runtime.offline.growth import begin_from
 from dynhat_runtime.offline.prepared_data import PreparedData

@@ -20,13 +20,9 @@ from torch import Tensor
 from dynhat_runtime.decoding.tokenizer import PAD_ID
 from dynhat_runtime.design_space import DesignSpace, SubTransformerConfig
 from dynhat_runtime.errors import TrainingError
+from dynhat_runtime.model.spec import SuperTransformerSpec
 from dynhat_runtime.model.sub_transformer import SubTransformer
-from dynhat_runtime.model.super_transformer import (
-    NO_DROPOUT,
-    DropoutRates,
-    SuperTransformer,
-    SuperTransformerSpec,
-)
+from dynhat_runtime.model.super_transformer import NO_DROPOUT, DropoutRates, SuperTransformer
 from dynhat_runtime.offline.data import Batch
 from dynhat_runtime.offline.loss import LossSums, distillation_loss, smoothed_cross_entropy
 from dynhat_runtime.offline.recipe import OptimizerRecipe, Recipe, SamplingRecipe
