@@ -19,6 +19,7 @@ from benchmarks.figures import BenchmarkError, percentile
 OURS, LARGEST, SMALLEST = "ours", "static largest", "static smallest"
 SLACK = 1.25
 """Budget over what the largest point takes at rest."""
+NUM_CALIBRATIONS = 3
 REFERENCE_PERCENT = 80
 """The budget is for the length that so many of the sentences do not exceed: sentences are not all equally long, and
 the daemon's confidence is about one length."""
@@ -49,7 +50,9 @@ class Calibration:
 
 
 def calibrate(plan: Plan, largest_id: str, count_tokens: Callable[[str], int]) -> Calibration:
-    """Every sentence once on the largest point, at rest.
+    """Every sentence three times on the largest point, at rest; the best of the three medians counts.
+
+    Others may disturb a shared host, and a budget of such a moment would be no promise.
 
     Args:
         plan: How to measure.
@@ -63,13 +66,15 @@ def calibrate(plan: Plan, largest_id: str, count_tokens: Callable[[str], int]) -
         daemon.pin(largest_id)
         daemon.keep_asking(time.monotonic() + plan.warm_up_s, 0.0)
         answered = []
-        for _ in plan.sentences:
+        for _ in range(NUM_CALIBRATIONS * len(plan.sentences)):
             answered.append(daemon.translate())
             time.sleep(plan.pause_s)
     failed = next((one.error for one, _ in answered if one.error is not None), None)
     if failed is not None:
         raise BenchmarkError(f"a translation at rest failed: {failed}")
-    largest_ms = statistics.median(one.elapsed_ms for one, _ in answered)
+    times_ms = [one.elapsed_ms for one, _ in answered]
+    size = len(plan.sentences)
+    largest_ms = min(statistics.median(times_ms[i : i + size]) for i in range(0, len(times_ms), size))
     lengths = [count_tokens(sentence) for sentence in plan.sentences]
     lengths += [count_tokens(translation) for _, translation in answered]
     return Calibration(

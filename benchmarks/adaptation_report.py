@@ -125,8 +125,8 @@ def _how(calibration: Calibration) -> str:
         f"One client sends sentences of about 30 words to `POST /v1/translate`, one after the other, without a "
         f"budget of their own; times are the client's. The daemon's budget is {promise.latency_budget_ms:g} ms for a "
         f"sentence of {promise.reference_tokens} tokens: {SLACK:g} times the {calibration.largest_ms:.0f} ms that the "
-        f"largest point took in the median at rest. The busy processes (stress-ng) run on the CPUs left to the daemon; "
-        f"the quota is the cgroup v1 cpu controller's, with a period of {QUOTA_PERIOD_MS:g} ms."
+        "largest point took at rest, the lowest of three medians. The busy processes (stress-ng) run on the CPUs left "
+        f"to the daemon; the quota is the cgroup v1 cpu controller's, with a period of {QUOTA_PERIOD_MS:g} ms."
     )
 
 

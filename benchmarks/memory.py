@@ -119,15 +119,14 @@ def hold(bundle_path: Path, which: Which) -> Held:
     from dynhat_runtime.decoding.search import BeamOptions
     from dynhat_runtime.decoding.translator import Translator
     from dynhat_runtime.model.checkpoint import Bundle
-    from dynhat_runtime.model.laid_out import for_decoding
-    from dynhat_runtime.operating_point import precisions_of
+    from dynhat_runtime.model.decodable_super import PointCutter
 
     bundle = Bundle.open(bundle_path)
     table = bundle.table()
     largest = max(table, key=lambda point: point.num_parameters)
     chosen = table.points if which == "all" else (largest,)
-    super_transformer = for_decoding(bundle.super_transformer(), precisions_of(chosen), bundle.shortlist())
-    subs = [super_transformer.point(point) for point in chosen]
+    cutter = PointCutter(bundle.weights, bundle.shortlist())
+    subs = cutter.cut_out(chosen).values()
     translator = Translator.of_bundle(bundle)
     options = BeamOptions(beam_size=table.device.beam_size)
     num_translations = 0
@@ -138,7 +137,7 @@ def hold(bundle_path: Path, which: Which) -> Held:
     return Held(
         num_points=len(subs),
         num_translations=num_translations,
-        weight_bytes=super_transformer.size_bytes,
+        weight_bytes=cutter.size_bytes,
         rss_bytes=memory.rss,
         pss_bytes=memory.pss,
         uss_bytes=memory.uss,

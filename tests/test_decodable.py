@@ -124,6 +124,7 @@ def test_weights_are_read_once_for_a_precision(tiny_bundle: Bundle) -> None:
     assert cutter.cut_out(int8_beside(table)).keys() == {"large-int8", "small", "middle", "large"}
     cutter.cut_out(int8_beside(table))
     assert len(reads) == 2
+    assert cutter.size_bytes == for_decoding(tiny_bundle.super_transformer(), ("fp32", "int8")).size_bytes
 
 
 @pytest.mark.parametrize("is_native", [True, False])

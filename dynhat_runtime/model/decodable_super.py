@@ -117,6 +117,11 @@ class PointCutter:
             for point in points
         }
 
+    @property
+    def size_bytes(self) -> int:
+        """Memory of all weights prepared so far, whatever the number of points."""
+        return sum(network.size_bytes for network in self._prepared.values())
+
     def _prepare(self, wanted: Collection[Precision]) -> None:
         if all(self._used_for(precision) in self._prepared for precision in wanted):
             return
