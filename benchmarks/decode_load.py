@@ -9,7 +9,7 @@ import tempfile
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -21,7 +21,7 @@ from benchmarks.decode_latency import Effort, take_turns
 from benchmarks.decode_shapes import Shape, Shapes
 from benchmarks.figures import Aim, BenchmarkError, Figure, Result, Summary, Task
 from benchmarks.sentences import SENTENCES, sentences_of_30_words
-from dynhat_runtime.decoding.translator import Translator
+from dynhat_runtime.decoding.translator import Translator, search_options
 from dynhat_runtime.engine import TranslationEngine
 from dynhat_runtime.model.checkpoint import Bundle
 from dynhat_runtime.offline.point_selection import architecture_name
@@ -149,8 +149,8 @@ def _engine(
         translator,
         ServedPoints.of([ActivePoint(shape.name, sub)], served),
         (bundle.src_lang, bundle.tgt_lang),
-        beam_size=beam,
-        length_penalty=bundle.manifest.length_penalty,
+        # Without a bound on repeats, as CTranslate2 beside it.
+        search=replace(search_options(bundle, beam), no_repeat_size=0),
     )
     engine.start()
     try:

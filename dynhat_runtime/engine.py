@@ -58,9 +58,7 @@ class TranslationEngine:
         points: ServedPoints,
         languages: tuple[str, str],
         *,
-        beam_size: int = 4,
-        length_penalty: float = 0.6,
-        no_repeat_size: int = 0,
+        search: BeamOptions | None = None,
         queue_limits: QueueLimits | None = None,
         on_finished: Observer | None = None,
         tallies: EngineTallies | None = None,
@@ -71,9 +69,7 @@ class TranslationEngine:
             translator: Tokenizer and length limits.
             points: What is served; the best is active first.
             languages: Codes of source and target.
-            beam_size: For requests that name none.
-            length_penalty: Of the search's scores.
-            no_repeat_size: No run of so many tokens comes twice in an output; 0 lets everything repeat.
+            search: How to search; its beam is for requests that name none. Without it as `BeamOptions` says.
             queue_limits: What may wait before `submit` refuses.
             on_finished: Hears of every batch, on the worker's thread; its failure harms no request.
             tallies: Counted on in; an engine that takes over from another goes on with that one's.
@@ -83,8 +79,7 @@ class TranslationEngine:
         self._translator = translator
         self._points = points
         self._active = points.best
-        self._beam_size = beam_size
-        self._search_options = BeamOptions(length_penalty=length_penalty, no_repeat_size=no_repeat_size)
+        self._search_options = search or BeamOptions()
         self._on_finished = on_finished
         self._observer_complained = False
         self._lock = threading.Condition()
@@ -117,9 +112,7 @@ class TranslationEngine:
             model.translator,
             model.points(table),
             model.languages,
-            beam_size=beam_size,
-            length_penalty=model.length_penalty,
-            no_repeat_size=model.no_repeat_size,
+            search=replace(model.search, beam_size=beam_size),
             queue_limits=queue_limits,
             on_finished=on_finished,
             tallies=tallies,
@@ -245,7 +238,7 @@ class TranslationEngine:
         submitted_s = time.monotonic()
         request = TranslationRequest(
             texts=segments,
-            beam_size=beam_size or self._beam_size,
+            beam_size=beam_size or self._search_options.beam_size,
             submitted_s=submitted_s,
             future=Future(),
             num_tokens={
@@ -405,7 +398,7 @@ class TranslationEngine:
         point, canary = self._active, CANARIES[self.src_lang][-1]
         try:
             _, observation = self._search(
-                point, [canary], self._beam_size, lambda: self._stopping or bool(self._queue)
+                point, [canary], self._search_options.beam_size, lambda: self._stopping or bool(self._queue)
             )
         except SearchCancelledError:
             return

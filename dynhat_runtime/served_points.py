@@ -9,7 +9,8 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 
 from dynhat_runtime.decoding.canary import check_points
-from dynhat_runtime.decoding.translator import Translator
+from dynhat_runtime.decoding.search import BeamOptions
+from dynhat_runtime.decoding.translator import Translator, search_options
 from dynhat_runtime.errors import UnknownOperatingPointError
 from dynhat_runtime.model.checkpoint import Bundle
 from dynhat_runtime.model.decodable_super import PointCutter
@@ -95,8 +96,8 @@ class LoadedModel:
     cutter: PointCutter
     translator: Translator
     languages: tuple[str, str]
-    length_penalty: float
-    no_repeat_size: int
+    search: BeamOptions
+    """How the bundle asks to be searched."""
 
     @classmethod
     def of_bundle(cls, bundle: Bundle) -> LoadedModel:
@@ -109,8 +110,7 @@ class LoadedModel:
             PointCutter(_Weights(bundle).read, bundle.shortlist()),
             Translator.of_bundle(bundle),
             (bundle.src_lang, bundle.tgt_lang),
-            bundle.manifest.length_penalty,
-            bundle.manifest.no_repeat_size,
+            search_options(bundle),
         )
 
     def points(self, table: OperatingPointTable) -> ServedPoints:
@@ -122,7 +122,7 @@ class LoadedModel:
         """
         subs = self.cutter.cut_out(table)
         use_decoding_threads()
-        checked = check_points(self.translator, subs, table, self.languages[0], self.length_penalty)
+        checked = check_points(self.translator, subs, table, self.languages[0])
         return ServedPoints.of(
             [ActivePoint(point.id, subs[point.id]) for point in checked.table],
             checked.table,

@@ -108,7 +108,7 @@ def test_a_language_without_canaries(tiny_bundle: Bundle) -> None:
     super_transformer, table = tiny_bundle.super_transformer(), tiny_bundle.table()
     subs = {point.id: super_transformer.extract(point.config) for point in table}
     translator = Translator(SentencePieceTokenizer(tiny_bundle.text_file(SENTENCEPIECE_MODEL)))
-    checked = check_points(translator, subs, table, "tlh", 0.6)
+    checked = check_points(translator, subs, table, "tlh")
     assert checked.guarded_ids == {"small", "middle", "large"}
 
 

@@ -57,7 +57,7 @@ def _engine(bundle: Bundle, **options: Any) -> tuple[TranslationEngine, WatchedT
     )
     points = [ActivePoint(point.id, super_transformer.extract(point.config)) for point in table]
     served = ServedPoints.of(points, table)
-    return TranslationEngine(translator, served, ("en", "de"), beam_size=2, **options), translator
+    return TranslationEngine(translator, served, ("en", "de"), search=BeamOptions(2), **options), translator
 
 
 @pytest.fixture
@@ -157,7 +157,7 @@ def test_switch_between_two_requests_of_a_batch(engine: Running) -> None:
         def _active(self, _: ActivePoint) -> None:
             """Not listened to."""
 
-    restless = Restless(translator, points, ("en", "de"), beam_size=2)
+    restless = Restless(translator, points, ("en", "de"), search=BeamOptions(2))
     futures = [restless.submit([sentence]) for sentence in SENTENCES[:4]]
     restless.start()
     for future in futures:

@@ -81,7 +81,7 @@ class Bench:
             self.translator,
             ServedPoints.of(points, table, POINT_IDS),
             ("en", "de"),
-            beam_size=2,
+            search=BeamOptions(2),
             on_finished=lambda observation: self.observe(observation),
         )
         self.engine.start()

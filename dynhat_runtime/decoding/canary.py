@@ -103,7 +103,6 @@ def check_points(
     subs: Mapping[str, Decodable],
     table: OperatingPointTable,
     language: str,
-    length_penalty: float,
 ) -> CheckedPoints:
     """Let every point translate the canary sentences of the source language, greedily: that is the quickest, and
     no more forgiving than a beam.
@@ -113,12 +112,11 @@ def check_points(
         subs: The points of `table` by id.
         table: What is claimed of them.
         language: Code of the source language.
-        length_penalty: Of the search they will serve with.
 
     Raises:
         BundleError: Every point was refused.
     """
-    options = BeamOptions(beam_size=1, length_penalty=length_penalty)
+    options = BeamOptions(beam_size=1)
     canaries = CANARIES.get(language)
     if canaries is None:
         logger.info("no canary sentences in %r: operating points serve unchecked", language)

@@ -96,7 +96,7 @@ class SentenceTranslation:
         return next((part.fault for part in self.parts if part.is_used and part.fault is not None), None)
 
 
-def search_options(bundle: Bundle, beam_size: int) -> BeamOptions:
+def search_options(bundle: Bundle, beam_size: int = BeamOptions().beam_size) -> BeamOptions:
     """How `bundle` asks to be searched."""
     manifest = bundle.manifest
     return BeamOptions(
