@@ -18,6 +18,8 @@ from dynhat_runtime.offline.recipe import Recipe
 from dynhat_runtime.offline.run_folder import RunFolder, average_weights, check_recipe
 from dynhat_runtime.offline.trainer import spec_of
 
+LENGTH_PENALTY = 1.2
+"""Of our models, chosen on dev sets: see `docs/decisions/0026-length-penalty.md`."""
 NO_REPEAT_SIZE = 4
 """Runs of so many tokens do not come twice in what our models say: see `docs/decisions/0025-nothing-comes-twice.md`."""
 
@@ -48,6 +50,7 @@ def export_bundle(recipe: Recipe, run_dir: Path, out: Path, num_averaged: int) -
         text_files={SENTENCEPIECE_MODEL: run.tokenizer.read_bytes()},
         training_record=training_record(recipe, run, files),
         max_src_tokens=recipe.data.max_tokens_per_sentence,
+        length_penalty=LENGTH_PENALTY,
         no_repeat_size=NO_REPEAT_SIZE,
     )
 
