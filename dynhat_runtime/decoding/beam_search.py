@@ -9,7 +9,7 @@ through in groups of W neighbouring tokens, G of them in the K rows of a sentenc
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import NamedTuple, Protocol, runtime_checkable
+from typing import NamedTuple, Protocol
 
 import torch
 import torch.nn.functional as F
@@ -20,10 +20,10 @@ from dynhat_runtime.decoding.search import (
     Hypothesis,
     SearchCancelledError,
     best_first,
-    found,
     hypothesis,
+    search_itself,
 )
-from dynhat_runtime.model.decodable import Decodable, RawHypothesis
+from dynhat_runtime.model.decodable import Decodable, SearchesItself
 
 LARGEST_GROUP = 256
 USUAL_GROUP = 128
@@ -41,24 +41,6 @@ class StepFunction(Protocol):
 
     def keep_sentences(self, sentences_B: Tensor, rows_N: Tensor) -> None:
         """Continue with these sentences and these rows only."""
-
-
-@runtime_checkable
-class SearchesItself(Protocol):
-    """A decoder that runs the whole search by the rules of this module, faster than step by step."""
-
-    def search(
-        self,
-        max_lengths: Sequence[int],
-        *,
-        beam_size: int,
-        min_length: int,
-        no_repeat_size: int,
-        eos_id: int,
-        pad_id: int,
-        is_cancelled: Callable[[], bool],
-    ) -> Sequence[Sequence[RawHypothesis]] | None:
-        """Per sentence the tokens and running totals of its hypotheses as they finished; None when cancelled."""
 
 
 class _Node(NamedTuple):
@@ -121,7 +103,7 @@ def beam_search(
         SearchCancelledError: `is_cancelled` said so.
     """
     if isinstance(decoder, SearchesItself):
-        return found(decoder.search(max_lengths, is_cancelled=is_cancelled, **options.by_name), options)
+        return search_itself(decoder, max_lengths, options, is_cancelled)
     beam = options.beam_size
     finished: list[list[Hypothesis]] = [[] for _ in max_lengths]
     active = list(range(len(max_lengths)))

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from dynhat_runtime.model.decodable import Decodable, RawHypothesis, SearchesSentences
+from dynhat_runtime.model.decodable import Decodable, SearchesItself, SearchesSentences
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,17 +26,6 @@ class BeamOptions:
     eos_id: int = 2
     pad_id: int = 1
     no_repeat_size: int = 0
-
-    @property
-    def by_name(self) -> dict[str, int]:
-        """What a decoder that searches on its own is told; it has no use for the length penalty."""
-        return {
-            "beam_size": self.beam_size,
-            "min_length": self.min_length,
-            "no_repeat_size": self.no_repeat_size,
-            "eos_id": self.eos_id,
-            "pad_id": self.pad_id,
-        }
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,18 +72,28 @@ def search(
     if not sources:
         return []
     if isinstance(sub, SearchesSentences):
-        return found(sub.search(sources, max_lengths, is_cancelled=is_cancelled, **options.by_name), options)
+        return search_itself(sub.start_search(sources, options.beam_size), max_lengths, options, is_cancelled)
     from dynhat_runtime.decoding.beam_search import search_by_steps  # brings torch, as the network has
 
     return search_by_steps(sub, sources, max_lengths, options, is_cancelled)
 
 
-def found(raws: Sequence[Sequence[RawHypothesis]] | None, options: BeamOptions) -> list[list[Hypothesis]]:
-    """What a decoder found that searches on its own.
-
-    Raises:
-        SearchCancelledError: Nothing, as it was cancelled.
-    """
+def search_itself(
+    decoder: SearchesItself,
+    max_lengths: Sequence[int],
+    options: BeamOptions,
+    is_cancelled: Callable[[], bool],
+) -> list[list[Hypothesis]]:
+    """What a decoder finds that searches on its own; arguments and errors as for `search`."""
+    raws = decoder.search(
+        max_lengths,
+        beam_size=options.beam_size,
+        min_length=options.min_length,
+        no_repeat_size=options.no_repeat_size,
+        eos_id=options.eos_id,
+        pad_id=options.pad_id,
+        is_cancelled=is_cancelled,
+    )
     if raws is None:
         raise SearchCancelledError
     return [best_first([hypothesis(*raw, options) for raw in of_sentence]) for of_sentence in raws]

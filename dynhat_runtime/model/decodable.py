@@ -76,12 +76,11 @@ class ComputingPoint(Protocol):
 
 
 @runtime_checkable
-class SearchesSentences(Protocol):
-    """A network that searches whole sentences on its own, by the rules of `decoding.beam_search`, and faster."""
+class SearchesItself(Protocol):
+    """A decoder that runs the whole search by the rules of `decoding.beam_search`, faster than step by step."""
 
     def search(
         self,
-        sources: Sequence[Sequence[int]],
         max_lengths: Sequence[int],
         *,
         beam_size: int,
@@ -91,7 +90,15 @@ class SearchesSentences(Protocol):
         pad_id: int,
         is_cancelled: Callable[[], bool],
     ) -> Sequence[Sequence[RawHypothesis]] | None:
-        """Per source, token ids that end in eos, its hypotheses as they finished; None when cancelled."""
+        """Per sentence the tokens and running totals of its hypotheses as they finished; None when cancelled."""
+
+
+@runtime_checkable
+class SearchesSentences(Protocol):
+    """A network whose decoders search on their own, and which needs no tensors to begin."""
+
+    def start_search(self, sources: Sequence[Sequence[int]], num_beams: int) -> SearchesItself:
+        """Encode sentences of token ids that end in eos, and begin with `num_beams` rows for each."""
 
 
 class PreparedSuper(Protocol):

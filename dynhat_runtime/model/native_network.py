@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dynhat_runtime.design_space import SubTransformerConfig
-from dynhat_runtime.model.positions import sinusoidal_positions
+from dynhat_runtime.model.positions import position_tables
 from dynhat_runtime.model.shortlist import Shortlist
 from dynhat_runtime.model.spec import SuperTransformerSpec, Weights
 from dynhat_runtime.native import structures as c
@@ -46,10 +46,7 @@ class NativeSuperTransformer:
         tgt_table = by_name.get("decoder.embedding", src_table)
         output = by_name.get("decoder.output", tgt_table)
         self._tables = src_table, tgt_table
-        self._positions = tuple(
-            sinusoidal_positions(self.spec.num_positions, max(dims), self.spec.pad_id)
-            for dims in (space.encoder_embed_dim, space.decoder_embed_dim)
-        )
+        self._positions = position_tables(self.spec)
         matrices = {
             name.removesuffix(".weight"): weight
             for name, weight in by_name.items()
@@ -195,28 +192,9 @@ class NativeSubTransformer:
 
         return torch.device("cpu")
 
-    def search(
-        self,
-        sources: Sequence[Sequence[int]],
-        max_lengths: Sequence[int],
-        *,
-        beam_size: int,
-        min_length: int,
-        no_repeat_size: int,
-        eos_id: int,
-        pad_id: int,
-        is_cancelled: Callable[[], bool],
-    ) -> list[list[RawHypothesis]] | None:
-        """Encode and search sentences of token ids; see `native.running.Decoder.search`."""
-        encoded = self._encoded([np.array(ids, np.int64) for ids in sources])
-        return Decoder(self._point, encoded, beam_size).search(
-            max_lengths,
-            min_length=min_length,
-            no_repeat_size=no_repeat_size,
-            eos_id=eos_id,
-            pad_id=pad_id,
-            is_cancelled=is_cancelled,
-        )
+    def start_search(self, sources: Sequence[Sequence[int]], num_beams: int) -> NativeDecoder:
+        """Encode sentences of token ids that end in eos, and begin with `num_beams` rows for each."""
+        return self.start(self._encoded([np.array(ids, np.int64) for ids in sources]), num_beams)
 
     def encode(self, src_tokens_BS: Tensor) -> Encoding:
         """Encode token ids (B, S) that end in eos; padding may stand on either side and costs nothing."""

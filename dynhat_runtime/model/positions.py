@@ -1,4 +1,4 @@
-"""The table that tells a network where in a sentence a token stands."""
+"""The tables that tell a network where in a sentence a token stands."""
 
 from __future__ import annotations
 
@@ -6,6 +6,8 @@ import math
 
 import numpy as np
 from numpy.typing import NDArray
+
+from dynhat_runtime.model.spec import SuperTransformerSpec
 
 
 def sinusoidal_positions(num_positions: int, embed_dim: int, pad_id: int) -> NDArray[np.float32]:
@@ -21,3 +23,12 @@ def sinusoidal_positions(num_positions: int, embed_dim: int, pad_id: int) -> NDA
     table_PE[:, :half], table_PE[:, half : 2 * half] = np.sin(angle_PH), np.cos(angle_PH)
     table_PE[pad_id] = 0.0
     return table_PE
+
+
+def position_tables(spec: SuperTransformerSpec) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+    """Those of encoder and decoder, at full width."""
+    space = spec.design_space
+    return (
+        sinusoidal_positions(spec.num_positions, max(space.encoder_embed_dim), spec.pad_id),
+        sinusoidal_positions(spec.num_positions, max(space.decoder_embed_dim), spec.pad_id),
+    )

@@ -20,7 +20,7 @@ from dynhat_runtime.design_space import SubTransformerConfig
 from dynhat_runtime.model.attention import CrossAttention, SelfAttention
 from dynhat_runtime.model.elastic import Embedding, LayerNorm, Linear
 from dynhat_runtime.model.layers import DecoderLayer, EncoderLayer, FeedForward, Residual
-from dynhat_runtime.model.positions import sinusoidal_positions
+from dynhat_runtime.model.positions import position_tables
 from dynhat_runtime.model.spec import SuperTransformerSpec, Weights, check_shapes, parameter_shapes
 from dynhat_runtime.model.sub_transformer import SubTransformer
 
@@ -73,11 +73,9 @@ class SuperTransformer:
         check_shapes(spec, ((name, tuple(weight.shape)) for name, weight in weights.items()))
         self.spec = spec
         self.weights = dict(weights)
-        space = spec.design_space
         embedding = self.weights["encoder.embedding"]
         self._src_positions, self._tgt_positions = (
-            torch.from_numpy(sinusoidal_positions(spec.num_positions, max(dims), spec.pad_id)).to(embedding)
-            for dims in (space.encoder_embed_dim, space.decoder_embed_dim)
+            torch.from_numpy(table).to(embedding) for table in position_tables(spec)
         )
 
     @classmethod
