@@ -55,6 +55,14 @@ PRESETS: dict[str, DesignSpace] = {
         _hat_space(
             "quarter-wide", widths=(160, 128), ffn_dims=(1536, 768, 512, 256), heads=(4, 2), qkv_dim=128
         ),
+        _hat_space(
+            "compact",
+            widths=(256, 192, 128),
+            ffn_dims=(1024, 512, 256),
+            heads=(8, 4),
+            spans=(1,),
+            qkv_dim=256,
+        ),
         _hat_space("reduced-wmt14-ende", widths=(512,), ffn_dims=(3072, 2048), heads=(8, 4), spans=(1, 2)),
         _scaled_paper_space("hat-wmt14-enfr", 1, (8, 4)),
         _scaled_paper_space("hat-wmt19-ende", 1, (8, 4)),
@@ -62,7 +70,8 @@ PRESETS: dict[str, DesignSpace] = {
     )
 }
 """Named spaces: the paper's (HAT WMT'14 En-De "space0"), its halves that a small machine can train, its quarter
-with a wider feed-forward layer on top, the paper's reduced space, and those of HAT's other tasks (IWSLT: "space1")."""
+with a wider feed-forward layer on top, one between half and quarter in wider steps ("compact"), the paper's reduced
+space, and those of HAT's other tasks (IWSLT: "space1")."""
 
 
 def preset(name: str) -> DesignSpace:

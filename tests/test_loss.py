@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from dynhat_runtime.offline.loss import CHUNK_ROWS, distillation_loss, smoothed_cross_entropy
+from dynhat_runtime.offline.loss import CHUNK_ROWS, Teacher, smoothed_cross_entropy
 
 NUM_ROWS = CHUNK_ROWS * 2 + 77
 VOCAB_SIZE = 23
@@ -80,16 +80,35 @@ def test_half_precision_sums_in_single() -> None:
     assert features.grad.dtype == torch.bfloat16
 
 
-def test_distillation_is_least_when_equal() -> None:
-    """The student's loss is the teacher's entropy when both agree, with no gradient, and more otherwise."""
+def _teacher(weight: float) -> Teacher:
+    """A wider network's features of the same tokens, and its output matrix."""
     generator = torch.Generator().manual_seed(5)
-    teacher = torch.randn(7, VOCAB_SIZE, generator=generator, dtype=torch.float64)
-    student = teacher.clone().requires_grad_()
-    equal = distillation_loss(student, teacher)
-    log_p = torch.log_softmax(teacher, dim=1)
-    torch.testing.assert_close(equal.detach(), -(log_p.exp() * log_p).sum())
-    equal.backward()
-    torch.testing.assert_close(student.grad, torch.zeros_like(teacher), atol=1e-12, rtol=0)
-    for _ in range(5):
-        other = teacher + 0.1 * torch.randn(teacher.shape, generator=generator, dtype=torch.float64)
-        assert distillation_loss(other, teacher) > equal
+    features = torch.randn(NUM_ROWS, 8, generator=generator, dtype=torch.float64)
+    return Teacher(features, torch.randn(VOCAB_SIZE, 8, generator=generator, dtype=torch.float64), weight)
+
+
+@pytest.mark.parametrize("weight", [0.3, 1.0])
+def test_distillation(weight: float) -> None:
+    """Value and gradients with a teacher equal the plain formulation's: its share of the loss is the cross-entropy
+    under the teacher's distribution."""
+    features, output, targets = _problem()
+    teacher = _teacher(weight)
+    ours = smoothed_cross_entropy(features, output, targets, 0.1, teacher)
+    ours.smoothed.backward()
+    got = features.grad, output.grad
+    features.grad = output.grad = None
+    smoothed, nll = _plain(features, output, targets, 0.1)
+    taught = torch.softmax(teacher.features_NE @ teacher.output_VE.T, dim=1)
+    distilled = -(taught * torch.log_softmax(features @ output.T, dim=1)).sum()
+    expected = (1 - weight) * smoothed + weight * distilled
+    torch.testing.assert_close(tuple(ours), (expected, nll))
+    expected.backward()
+    torch.testing.assert_close(got, (features.grad, output.grad))
+
+
+def test_a_student_that_agrees_learns_nothing() -> None:
+    """Of a loss that follows the teacher alone, the student's gradient vanishes where both agree."""
+    features, output, targets = _problem()
+    teacher = Teacher(features.detach().clone(), output.detach().clone(), 1.0)
+    smoothed_cross_entropy(features, output, targets, 0.1, teacher).smoothed.backward()
+    torch.testing.assert_close(features.grad, torch.zeros_like(features), atol=1e-9, rtol=0)

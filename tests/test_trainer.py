@@ -14,7 +14,7 @@ from safetensors.torch import load_file
 from dynhat_runtime.design_space import DesignSpace
 from dynhat_runtime.errors import TrainingError
 from dynhat_runtime.model.spec import SuperTransformerSpec
-from dynhat_runtime.model.super_transformer import SuperTransformer
+from dynhat_runtime.model.super_transformer import NO_DROPOUT, SuperTransformer
 from dynhat_runtime.offline.data import Batch
 from dynhat_runtime.offline.import_hat import config_from_hat, weights_from_hat
 from dynhat_runtime.offline.recipe import OptimizerRecipe, Recipe, SamplingRecipe
@@ -211,6 +211,21 @@ def test_sandwich_draws_largest_smallest_and_random() -> None:
     assert len({config for draw in draws for config in draw[2:]}) == 6
 
 
+def test_a_sandwich_draws_its_anchors() -> None:
+    """Beside largest and smallest, each draw of a sandwich is an anchor with its share, another one each time."""
+    space = _space()
+    anchor = {"size": "largest", "share": 0.6, "encoder_embed_dim": min(space.encoder_embed_dim)}
+    recipe = SamplingRecipe.model_validate({"strategy": "sandwich", "num_random": 2, "anchors": [anchor]})
+    anchored = recipe.anchors[0].config(space)
+    assert (anchored.encoder_embed_dim, anchored.decoder_embed_dim) == (
+        min(space.encoder_embed_dim),
+        max(space.decoder_embed_dim),
+    )
+    drawn = [config for update in range(1000) for config in draw_configs(space, recipe, update)[2:]]
+    assert drawn.count(anchored) / 2000 == pytest.approx(0.6, abs=0.04)
+    assert len(set(drawn)) > 400
+
+
 # --- what an update does ---
 
 
@@ -268,11 +283,15 @@ def _sandwich_gradients(distillation_weight: float) -> dict[str, torch.Tensor]:
     sampling = {"strategy": "sandwich", "num_random": 1, "distillation_weight": distillation_weight}
     trainer = Trainer(_super_transformer(), _recipe(sampling=sampling))
     trainer.update(3, _batches(0))
-    return {
-        name: weight.grad.clone()
-        for name, weight in trainer.super_transformer.weights.items()
-        if weight.grad is not None
-    }
+    return _gradients(trainer.super_transformer)
+
+
+def _gradients(model: SuperTransformer) -> dict[str, torch.Tensor]:
+    return {name: weight.grad.clone() for name, weight in model.weights.items() if weight.grad is not None}
+
+
+def _norm(gradients: dict[str, torch.Tensor]) -> float:
+    return math.sqrt(sum(float(gradient.square().sum()) for gradient in gradients.values()))
 
 
 def test_distillation_changes_what_the_students_learn() -> None:
@@ -283,6 +302,40 @@ def test_distillation_changes_what_the_students_learn() -> None:
     random_config = draw_configs(_space(), SamplingRecipe(strategy="sandwich"), 3)[2]
     rows = max(random_config.encoder_ffn_dims[0], 48)
     torch.testing.assert_close(plain[shared][rows:], distilled[shared][rows:])
+
+
+@pytest.mark.parametrize("weight", [0.0, 0.5])
+def test_a_single_draw_is_taught_by_the_largest(weight: float) -> None:
+    """With teach_single a drawn architecture learns its share from the largest, whose own parts get no gradient."""
+    sampling = {
+        "anchors": [{"size": "smallest", "share": 1.0}],
+        "teach_single": True,
+        "distillation_weight": weight,
+    }
+    trainer, model = Trainer(_super_transformer(), _recipe(sampling=sampling)), _super_transformer()
+    trainer.update(0, _batches(0))
+    got = _gradients(trainer.super_transformer)
+
+    (batch,), is_token = _batches(0), _batches(0)[0].target_BT != PAD
+    for parameter in model.parameters():
+        parameter.requires_grad_()
+    student = model.extract_for_training(_space().smallest(), NO_DROPOUT)
+    log_p = student.logits(batch.src_BS, batch.prev_output_BT)[is_token].log_softmax(dim=1)
+    with torch.no_grad():
+        taught = model.extract(_space().largest()).logits(batch.src_BS, batch.prev_output_BT)
+    distilled = -(taught[is_token].softmax(dim=1) * log_p).sum()
+    nll = -log_p.gather(1, batch.target_BT[is_token][:, None]).sum()
+    smoothed = 0.9 * nll - 0.1 / log_p.shape[1] * log_p.sum()
+    ((1 - weight) * smoothed + weight * distilled).backward()
+    expected = _gradients(model)
+
+    assert got.keys() == expected.keys()
+    assert not any(name.startswith("decoder.2") for name in got)
+    scale = batch.num_target_tokens * _norm(got) / _norm(expected)  # of clipping
+    for name, gradient in expected.items():
+        torch.testing.assert_close(
+            got[name] * batch.num_target_tokens, gradient * scale, rtol=1e-3, atol=1e-4
+        )
 
 
 def test_sandwich_reports_the_largest() -> None:

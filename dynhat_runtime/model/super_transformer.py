@@ -151,6 +151,14 @@ def _input_major(weight_OI: Tensor) -> Tensor:
     return weight_OI.t().contiguous().t()
 
 
+def _leading(weight: Tensor, *sizes: int) -> Tensor:
+    """The leading `sizes` of a weight; itself where that is all of it, so that training has no slice to undo."""
+    for dim, size in enumerate(sizes):
+        if weight.shape[dim] != size:
+            weight = weight.narrow(dim, 0, size)
+    return weight
+
+
 class _Cutter:
     """Cuts one architecture out of a SuperTransformer."""
 
@@ -256,8 +264,9 @@ class _Cutter:
 
     def _linear(self, name: str, num_out: int, num_in: int) -> Linear:
         weights = self.weights
-        return Linear(weights[f"{name}.weight"][:num_out, :num_in], weights[f"{name}.bias"][:num_out])
+        weight_OI, bias_O = weights[f"{name}.weight"], weights[f"{name}.bias"]
+        return Linear(_leading(weight_OI, num_out, num_in), _leading(bias_O, num_out))
 
     def _norm(self, name: str, dim: int) -> LayerNorm:
         weights = self.weights
-        return LayerNorm(weights[f"{name}.weight"][:dim], weights[f"{name}.bias"][:dim])
+        return LayerNorm(_leading(weights[f"{name}.weight"], dim), _leading(weights[f"{name}.bias"], dim))

@@ -109,17 +109,24 @@ class Batch:
 
 def collate(corpus: TokenisedCorpus, indices: Sequence[int]) -> Batch:
     """Pad the pairs `indices` into one batch."""
-    sources = [corpus.source(i) for i in indices]
-    targets = [corpus.target(i) for i in indices]
-    src = np.full((len(indices), max(map(len, sources))), PAD_ID, np.int64)
-    tgt = np.full((len(indices), max(map(len, targets))), PAD_ID, np.int64)
-    prev = np.full_like(tgt, PAD_ID)
-    for row, (source, target) in enumerate(zip(sources, targets, strict=True)):
-        src[row, src.shape[1] - len(source) :] = source
-        tgt[row, : len(target)] = target
-        prev[row, 0] = EOS_ID
-        prev[row, 1 : len(target)] = target[:-1]
-    return Batch(torch.from_numpy(src), torch.from_numpy(prev), torch.from_numpy(tgt), sum(map(len, targets)))
+    rows = np.asarray(indices, np.int64)
+    src, _ = _padded(corpus.src_ids, corpus.src_offsets, rows, on_the_left=True)
+    tgt, num_target_tokens = _padded(corpus.tgt_ids, corpus.tgt_offsets, rows, on_the_left=False)
+    prev = np.full_like(tgt, EOS_ID)
+    prev[:, 1:] = np.where(tgt[:, 1:] == PAD_ID, PAD_ID, tgt[:, :-1])
+    return Batch(torch.from_numpy(src), torch.from_numpy(prev), torch.from_numpy(tgt), num_target_tokens)
+
+
+def _padded(
+    ids: Ids, offsets: npt.NDArray[np.int64], rows: npt.NDArray[np.int64], *, on_the_left: bool
+) -> tuple[npt.NDArray[np.int64], int]:
+    """Sequences `rows` (B, longest), padded, and the number of their tokens."""
+    starts, ends = offsets[rows, None], offsets[rows + 1, None]
+    columns = np.arange(int((ends - starts).max()))
+    where = columns + (ends - len(columns) if on_the_left else starts)
+    is_token = (where >= starts) & (where < ends)
+    padded = np.where(is_token, ids[np.minimum(where, len(ids) - 1)], PAD_ID)
+    return padded.astype(np.int64), int((ends - starts).sum())
 
 
 def batches_by_tokens(

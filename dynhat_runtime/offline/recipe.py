@@ -90,13 +90,15 @@ class ModelRecipe(_Section):
 
 
 class AnchorRecipe(_Section):
-    """An architecture that gets a fixed share of the updates, beside the random draws."""
+    """An architecture that gets a fixed share of the draws, beside the uniform ones."""
 
     size: Literal["largest", "smallest"]
     """Of the design space; the other fields override it where given."""
     share: Annotated[float, Field(gt=0, le=1)]
     num_decoder_layers: Annotated[int, Field(gt=0)] | None = None
     cross_attention_span: Annotated[int, Field(gt=0)] | None = None
+    encoder_embed_dim: Annotated[int, Field(gt=0)] | None = None
+    decoder_embed_dim: Annotated[int, Field(gt=0)] | None = None
     encoder_ffn_dim: Annotated[int, Field(gt=0)] | None = None
     decoder_ffn_dim: Annotated[int, Field(gt=0)] | None = None
 
@@ -114,6 +116,8 @@ class AnchorRecipe(_Section):
         return space.check(
             base.model_copy(
                 update={
+                    "encoder_embed_dim": self.encoder_embed_dim or base.encoder_embed_dim,
+                    "decoder_embed_dim": self.decoder_embed_dim or base.decoder_embed_dim,
                     "encoder_ffn_dims": (encoder_ffn_dim,) * base.num_encoder_layers,
                     "decoder_ffn_dims": (decoder_ffn_dim,) * depth,
                     "decoder_attention_heads": base.decoder_attention_heads[:1] * depth,
@@ -135,16 +139,19 @@ class SamplingRecipe(_Section):
     """Which SubTransformers an update trains."""
 
     strategy: Literal["single", "sandwich", "fixed"] = "single"
-    """single: one SubTransformer per update (HAT). sandwich: largest, smallest and random ones in every update.
+    """single: one SubTransformer per update (HAT). sandwich: largest, smallest and drawn ones in every update.
     fixed: the same one in every update."""
     fixed: FixedRecipe | None = None
     """fixed: which one."""
     anchors: tuple[AnchorRecipe, ...] = ()
-    """single: architectures drawn with a fixed probability; what is left is drawn uniformly. HAT: none."""
+    """single, sandwich: architectures drawn with a fixed probability; what is left is drawn uniformly. HAT: none."""
     num_random: Annotated[int, Field(ge=0)] = 1
-    """sandwich: random SubTransformers per update."""
+    """sandwich: drawn SubTransformers per update."""
     distillation_weight: Fraction = 0.5
-    """sandwich: share of the loss of all but the largest that follows the largest's distribution."""
+    """Share of the loss of all but the largest that follows the largest's distribution: of a sandwich, and with
+    teach_single."""
+    teach_single: bool = False
+    """single: the largest's forward pass is run, too, for the one drawn to learn from (Cai et al. 2020); HAT: no."""
 
     @model_validator(mode="after")
     def _shares_leave_room(self) -> SamplingRecipe:
@@ -152,6 +159,13 @@ class SamplingRecipe(_Section):
         total = sum(anchor.share for anchor in self.anchors)
         if total > 1:
             raise ValueError(f"the anchors' shares add up to {total:.3g}; they may add up to at most 1")
+        return self
+
+    @model_validator(mode="after")
+    def _only_single_needs_teaching(self) -> SamplingRecipe:
+        """A sandwich has its teacher anyway, and one architecture alone has none."""
+        if self.teach_single and self.strategy != "single":
+            raise ValueError(f"teach_single: strategy={self.strategy!r} has no use for it: leave it out")
         return self
 
     @model_validator(mode="after")

@@ -187,6 +187,13 @@ def pick_device(name: str | None) -> torch.device:
     return torch.device("cpu")
 
 
+def _set_up_cuda(precision: str) -> None:
+    """Settings of the process for batches of ever other shapes."""
+    torch.backends.cuda.enable_cudnn_sdp(False)  # builds a plan for every new shape: a second per update
+    if precision != "fp32":
+        torch.set_float32_matmul_precision("high")  # what stays in single precision may be rounded to TF32
+
+
 @contextlib.contextmanager
 def process_group(device: torch.device) -> Iterator[tuple[int, int]]:
     """Join `torchrun`'s process group if there is one; yields rank and number of processes."""
@@ -236,6 +243,8 @@ def train(
     run.create()
     check_recipe(run, recipe)
     device = pick_device(device_name)
+    if device.type == "cuda":
+        _set_up_cuda(recipe.loop.precision)
     with disk_errors_named(run), process_group(device) as (rank, world_size):
         if recipe.loop.num_batches_per_update % world_size:
             raise TrainingError(

@@ -24,7 +24,7 @@ from dynhat_runtime.model.spec import SuperTransformerSpec
 from dynhat_runtime.model.sub_transformer import SubTransformer
 from dynhat_runtime.model.super_transformer import NO_DROPOUT, DropoutRates, SuperTransformer
 from dynhat_runtime.offline.data import Batch
-from dynhat_runtime.offline.loss import LossSums, distillation_loss, smoothed_cross_entropy
+from dynhat_runtime.offline.loss import LossSums, Teacher, smoothed_cross_entropy
 from dynhat_runtime.offline.recipe import OptimizerRecipe, Recipe, SamplingRecipe
 
 
@@ -54,22 +54,27 @@ def learning_rate(recipe: OptimizerRecipe, update: int) -> float:
 def draw_configs(space: DesignSpace, recipe: SamplingRecipe, update: int) -> tuple[SubTransformerConfig, ...]:
     """The SubTransformers that update number `update` trains, the same in every process.
 
-    Rules: (1) fixed: the recipe's one architecture. (2) sandwich: the largest, the smallest, then random ones.
-    (3) single: an anchor with its share, a uniform draw otherwise; without anchors this is HAT's sampling, seeded
-    by the update number.
+    Rules: (1) fixed: the recipe's one architecture. (2) sandwich: the largest, the smallest, then drawn ones.
+    (3) single: one drawn one. A draw is an anchor with its share and uniform otherwise; a single one without anchors
+    is HAT's sampling, seeded by the update number.
     """
     if recipe.fixed is not None:
         return (recipe.fixed.config,)
     rng = random.Random(update)
     if recipe.strategy == "sandwich":
-        return (space.largest(), space.smallest(), *(space.sample(rng) for _ in range(recipe.num_random)))
+        drawn = (_drawn_config(space, recipe, rng) for _ in range(recipe.num_random))
+        return (space.largest(), space.smallest(), *drawn)
+    return (_drawn_config(space, recipe, rng),)
+
+
+def _drawn_config(space: DesignSpace, recipe: SamplingRecipe, rng: random.Random) -> SubTransformerConfig:
     if recipe.anchors:
         draw = rng.random()
         for anchor in recipe.anchors:
             if draw < anchor.share:
-                return (anchor.config(space),)
+                return anchor.config(space)
             draw -= anchor.share
-    return (space.sample(rng),)
+    return space.sample(rng)
 
 
 def configs_to_validate(space: DesignSpace, recipe: SamplingRecipe) -> dict[str, SubTransformerConfig]:
@@ -114,6 +119,7 @@ class Trainer:
             foreach=True,
         )
         self.device = self.parameters[0].device
+        self.rounded = _rounded_copy(super_transformer) if recipe.loop.precision == "bf16" else None
         use_scaler = recipe.loop.precision == "fp16" and self.device.type == "cuda"
         self.scaler = _gradient_scaler(use_scaler)
         self.dropout = DropoutRates(
@@ -131,12 +137,14 @@ class Trainer:
         torch.manual_seed(hash((self.recipe.loop.seed, update, rank)) & 0x7FFFFFFF)
         configs = draw_configs(self.space, self.recipe.sampling, update)
         self.optimizer.zero_grad(set_to_none=True)
+        self._round_weights()
         sums = torch.zeros(3, dtype=torch.float64)  # loss, nll, target tokens
         for batch in batches:
             loss = self._accumulate(configs, batch.to(self.device))
             sums += torch.tensor(
                 [loss.smoothed.item(), loss.nll.item(), batch.num_target_tokens], dtype=torch.float64
             )
+        self._take_gradients()
         sums = self._sum_over_processes(sums)
         num_tokens = int(sums[2])
         if not math.isfinite(float(sums[0])) and not self.scaler.is_enabled():
@@ -149,37 +157,53 @@ class Trainer:
 
     def _accumulate(self, configs: Sequence[SubTransformerConfig], batch: Batch) -> LossSums:
         """Add the gradients of every drawn SubTransformer on one micro-batch; return the first one's loss."""
+        network = self.super_transformer if self.rounded is None else self.rounded
         first: LossSums | None = None
-        teacher_NV: Tensor | None = None
         distil = self.recipe.sampling.distillation_weight if len(configs) > 1 else 0.0
+        teacher = self._single_teacher(network, batch) if configs != (self.space.largest(),) else None
         for config in configs:
-            sub = self.super_transformer.extract_for_training(config, self.dropout)
+            sub = network.extract_for_training(config, self.dropout)
             with self._autocast():
                 features_NE, targets_N = target_features(sub, batch)
-            loss = self._loss(sub, features_NE, targets_N)
-            total = loss.smoothed
-            if teacher_NV is not None:
-                output_VE = sub.output.weight_OI.to(features_NE.dtype)
-                kd = distillation_loss(features_NE @ output_VE.T, teacher_NV)
-                total = (1 - distil) * total + distil * kd
-            elif distil:
-                with torch.no_grad():
-                    teacher_NV = features_NE.detach() @ sub.output.weight_OI.detach().to(features_NE.dtype).T
-            self.scaler.scale(total).backward()
+            features_NE, output_VE = features_NE.float(), sub.output.weight_OI.float()
+            smoothing = self.recipe.optimizer.label_smoothing
+            loss = smoothed_cross_entropy(features_NE, output_VE, targets_N, smoothing, teacher)
+            if distil and teacher is None:
+                teacher = Teacher(features_NE.detach(), output_VE.detach(), distil)
+            self.scaler.scale(loss.smoothed).backward()
             first = first or loss
         assert first is not None
         return first
 
-    def _loss(self, sub: SubTransformer, features_NE: Tensor, targets_N: Tensor) -> LossSums:
-        output_VE = sub.output.weight_OI.to(features_NE.dtype)
-        return smoothed_cross_entropy(
-            features_NE, output_VE, targets_N, self.recipe.optimizer.label_smoothing
-        )
+    @torch.no_grad()
+    def _single_teacher(self, network: SuperTransformer, batch: Batch) -> Teacher | None:
+        """The largest on one micro-batch without dropout, where the recipe lets single draws learn from it."""
+        sampling = self.recipe.sampling
+        if not sampling.teach_single:
+            return None
+        largest = network.extract_for_training(self.space.largest(), NO_DROPOUT)
+        with self._autocast():
+            features_NE, _ = target_features(largest, batch)
+        return Teacher(features_NE.float(), largest.output.weight_OI.float(), sampling.distillation_weight)
 
     def _autocast(self) -> AbstractContextManager[None]:
-        precision = self.recipe.loop.precision
-        dtype = torch.float16 if precision == "fp16" else torch.bfloat16
-        return torch.autocast(self.device.type, dtype=dtype, enabled=precision != "fp32")
+        use_half = self.recipe.loop.precision == "fp16"
+        return torch.autocast(self.device.type, dtype=torch.float16, enabled=use_half)
+
+    @torch.no_grad()
+    def _round_weights(self) -> None:
+        """bf16: let the copy that the passes read be the weights of this update."""
+        if self.rounded is not None:
+            copies = list(self.rounded.parameters())
+            torch._foreach_copy_(copies, self.parameters)
+            for copy in copies:
+                copy.grad = None
+
+    def _take_gradients(self) -> None:
+        """bf16: the copy's gradients become those of the weights."""
+        if self.rounded is not None:
+            for parameter, copy in zip(self.parameters, self.rounded.parameters(), strict=True):
+                parameter.grad = None if copy.grad is None else copy.grad.float()
 
     def _sum_over_processes(self, tensor: Tensor) -> Tensor:
         if self.distributed:
@@ -209,6 +233,16 @@ class Trainer:
         self.scaler.step(self.optimizer)
         self.scaler.update()
         return norm
+
+
+def _rounded_copy(super_transformer: SuperTransformer) -> SuperTransformer:
+    """The network that bf16 passes run: rounded once per update, not at every use, and one rounding for all that is
+    drawn. The optimiser keeps single precision (Micikevicius et al. 2018, "master weights")."""
+    weights = {
+        name: weight.detach().bfloat16().requires_grad_()
+        for name, weight in super_transformer.weights.items()
+    }
+    return SuperTransformer(super_transformer.spec, weights)
 
 
 def _gradient_scaler(is_enabled: bool) -> Any:
