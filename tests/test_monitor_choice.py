@@ -14,15 +14,17 @@ from tests.sensor_files import BOARD, HOST, write
 
 
 class Fixed:
-    """A monitor that always says the same."""
+    """A part that always says the same, and asks no sensor for it."""
 
-    def __init__(self, snapshot: ResourceSnapshot) -> None:
-        self.snapshot = snapshot
+    sensors = ()
+
+    def __init__(self, says: ResourceSnapshot) -> None:
+        self.says = says
         self.is_closed = False
 
-    def read(self) -> ResourceSnapshot:
+    def snapshot(self, now_s: float) -> ResourceSnapshot:
         """Say it."""
-        return self.snapshot
+        return self.says
 
     def close(self) -> None:
         """Note it."""

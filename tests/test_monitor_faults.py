@@ -109,7 +109,7 @@ class Device:
         self.clock = Clock()
         write(root, FILES)
         self.monitor: DeviceMonitor = MergedMonitor(
-            HostMonitor(root, clock=self.clock), [JetsonMonitor(root, self.clock)]
+            HostMonitor(root, clock=self.clock), [JetsonMonitor(root, self.clock)], self.clock
         )
 
     def read(self, after_s: float = 0.0) -> ResourceSnapshot:

@@ -48,10 +48,10 @@ def choose_monitor(kind: MonitorKind = "auto", root: Path = Path("/")) -> Device
     # Imported here: whoever only needs the protocols above loads nothing.
     from dynhat_runtime.monitor.host import HostMonitor
     from dynhat_runtime.monitor.jetson import JetsonMonitor, is_jetson
-    from dynhat_runtime.monitor.merged import MergedMonitor
+    from dynhat_runtime.monitor.merged import MergedMonitor, Part
     from dynhat_runtime.monitor.nvml import NvmlMonitor
 
-    others: list[DeviceMonitor] = []
+    others: list[Part] = []
     if kind == "jetson" or (kind == "auto" and is_jetson(root)):
         others.append(JetsonMonitor(root))
     if kind in ("auto", "nvml"):

@@ -12,6 +12,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
+from typing import Any
 
 import psutil
 
@@ -101,7 +102,15 @@ class HostMonitor:
 
     def read(self) -> ResourceSnapshot:
         """One reading. Never raises for a failing sensor, never waits long for one that hangs."""
-        now_s = self._reader.refresh()
+        return self.snapshot(self._reader.refresh())
+
+    @property
+    def sensors(self) -> tuple[Sensor[Any], ...]:
+        """Those that `snapshot` tells of."""
+        return self._reader.sensors
+
+    def snapshot(self, now_s: float) -> ResourceSnapshot:
+        """What the sensors last answered."""
         usable_cpus, cpuset = self._affinity.value(now_s), self._cpuset.value(now_s)
         if usable_cpus is not None and cpuset is not None:
             # A cpuset that contradicts the affinity is another namespace's.

@@ -9,6 +9,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 from dynhat_runtime.monitor import jtop_link
 from dynhat_runtime.monitor.jetson_sysfs import DevfreqGpu, PowerMode
@@ -50,7 +51,15 @@ class JetsonMonitor:
 
     def read(self) -> ResourceSnapshot:
         """One reading. Never raises for a failing sensor, never waits long for one that hangs."""
-        now_s = self._file_reader.refresh()
+        return self.snapshot(self._file_reader.refresh())
+
+    @property
+    def sensors(self) -> tuple[Sensor[Any], ...]:
+        """Those on files, which `snapshot` tells of."""
+        return self._file_reader.sensors
+
+    def snapshot(self, now_s: float) -> ResourceSnapshot:
+        """What the files last said, and what jtop says where one lacks: it is asked here."""
         mode, gpu = self._power_mode.value(now_s), self._gpu.value(now_s)
         power_mw = self._power.value(now_s)
         if mode is None or gpu is None or power_mw is None:

@@ -132,7 +132,15 @@ class NvmlMonitor:
 
     def read(self) -> ResourceSnapshot:
         """One reading. Never raises for a failing library, never waits long for one that hangs."""
-        now_s = self._reader.refresh()
+        return self.snapshot(self._reader.refresh())
+
+    @property
+    def sensors(self) -> tuple[Sensor[NvmlReading], ...]:
+        """The one that `snapshot` tells of."""
+        return (self._gpu,)
+
+    def snapshot(self, now_s: float) -> ResourceSnapshot:
+        """What the library last said."""
         gpu = self._gpu.value(now_s) or NvmlReading(None, None, None, None)
         return ResourceSnapshot(
             monotonic_s=now_s,

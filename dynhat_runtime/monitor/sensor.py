@@ -269,23 +269,30 @@ class SensorReader:
     threads than sensors that hang, and one.
     """
 
-    def __init__(self, sensors: Sequence[Sensor[Any]], clock: Callable[[], float] = time.monotonic) -> None:
+    def __init__(
+        self,
+        sensors: Sequence[Sensor[Any]],
+        clock: Callable[[], float] = time.monotonic,
+        longest_s: float = LONGEST_REFRESH_S,
+    ) -> None:
         """Take the sensors in the order in which they will be asked and listed.
 
         Args:
             sensors: The sensors; those that cannot hang are best put first.
             clock: Stamps the answers, in seconds.
+            longest_s: A refresh ends after it, whoever has not answered.
         """
-        self._sensors = tuple(sensors)
+        self.sensors = tuple(sensors)
         self._clock = clock
+        self._longest_s = longest_s
         self._worker: _Worker | None = None
         self._finalizer: weakref.finalize[Any, Any] | None = None
 
     def refresh(self) -> float:
         """Ask every sensor that is due, for at most a short while; the time of the reading, in seconds."""
         now_s = self._clock()
-        round_ = _Round(deque(sensor for sensor in self._sensors if sensor.is_due(now_s)))
-        give_up_s = time.monotonic() + LONGEST_REFRESH_S
+        round_ = _Round(deque(sensor for sensor in self.sensors if sensor.is_due(now_s)))
+        give_up_s = time.monotonic() + self._longest_s
         while round_.pending and (left_s := give_up_s - time.monotonic()) > 0:
             self._at_work().give(round_)
             if round_.is_done.wait(min(PATIENCE_S, left_s)):
@@ -295,13 +302,13 @@ class SensorReader:
                 break
             self.close()
         now_s = self._clock()
-        for sensor in self._sensors:
+        for sensor in self.sensors:
             sensor.check(now_s)
         return now_s
 
     def states(self) -> tuple[SensorState, ...]:
         """The sensors this device has, in their order."""
-        states = (sensor.state() for sensor in self._sensors)
+        states = (sensor.state() for sensor in self.sensors)
         return tuple(state for state in states if state is not None)
 
     def close(self) -> None:
