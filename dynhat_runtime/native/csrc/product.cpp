@@ -15,7 +15,7 @@ constexpr int kVectors = kPanel / kLanes;  // per panel
 constexpr int kFloatsAhead = 256, kInt8Ahead = 2048;
 #if defined(__AVX2__)
 constexpr int kMaxFloatRows = 6;  // 12 accumulators, two weights and a broadcast input: 15 of 16 registers
-constexpr int kMaxInt8Rows = 4;   // five or six were slower: a product needs a register on its way to the sum
+constexpr int kMaxInt8Rows = 6;   // 12 sums, two weights, an input, a product on its way to the sum: all 16
 #elif defined(__aarch64__)
 constexpr int kMaxFloatRows = 6;  // 24 accumulators of 32 registers
 constexpr int kMaxInt8Rows = 4;
@@ -88,24 +88,28 @@ void float_panel(const DynhatMatrix& m, const float* panel, const float* bias, i
   finish<kRows>(sums[0], bias, count, block, then);
 }
 
-// Adds to the sums of 16 outputs what a pair of inputs brings: w holds int8 pairs, x is that pair as int16.
+// One row's sums of 16 outputs. `add` brings a pair of inputs: w holds int8 pairs, x is that pair as int16.
 struct IntSums {
 #if defined(__AVX2__)
-  __m256i v[2] = {_mm256_setzero_si256(), _mm256_setzero_si256()};
+  __m256i low = _mm256_setzero_si256(), high = _mm256_setzero_si256();
   struct Weights {
-    __m256i w[2];
+    __m256i low, high;
     explicit Weights(const int8_t* p)
-        : w{_mm256_cvtepi8_epi16(_mm_loadu_si128(reinterpret_cast<const __m128i*>(p))),
-            _mm256_cvtepi8_epi16(_mm_loadu_si128(reinterpret_cast<const __m128i*>(p + 16)))} {}
+        : low(_mm256_cvtepi8_epi16(_mm_loadu_si128(reinterpret_cast<const __m128i*>(p)))),
+          high(_mm256_cvtepi8_epi16(_mm_loadu_si128(reinterpret_cast<const __m128i*>(p + 16)))) {}
   };
+  // GCC lets sums wander from register to register, a copy for every addition: a third of the loop.
+  static void add_to(__m256i& sum, __m256i product) { asm("vpaddd %1, %0, %0" : "+x"(sum) : "x"(product)); }
   void add(const Weights& weights, const int16_t* x) {
     int32_t pair;
     std::memcpy(&pair, x, sizeof pair);
     const __m256i both = _mm256_set1_epi32(pair);
-    for (int i = 0; i < 2; ++i) v[i] = _mm256_add_epi32(v[i], _mm256_madd_epi16(weights.w[i], both));
+    add_to(low, _mm256_madd_epi16(weights.low, both));
+    add_to(high, _mm256_madd_epi16(weights.high, both));
   }
   void to_floats(Floats (&out)[kVectors]) const {
-    for (int i = 0; i < 2; ++i) out[i] = Floats(_mm256_cvtepi32_ps(v[i]));
+    out[0] = Floats(_mm256_cvtepi32_ps(low));
+    out[1] = Floats(_mm256_cvtepi32_ps(high));
   }
 #elif defined(__ARM_NEON)
   int32x4_t v[4] = {vdupq_n_s32(0), vdupq_n_s32(0), vdupq_n_s32(0), vdupq_n_s32(0)};
@@ -144,38 +148,44 @@ struct IntSums {
 #endif
 };
 
+// The sums of several rows, one by one and not in an array, so that every one gets a register of its own.
+template <int kRows>
+struct RowSums {
+  IntSums first;
+  RowSums<kRows - 1> others;
+  void add(const IntSums::Weights& weights, const int16_t* x, ptrdiff_t stride) {
+    first.add(weights, x);
+    others.add(weights, x + stride, stride);
+  }
+  void to_floats(Floats (*out)[kVectors]) const {
+    first.to_floats(out[0]);
+    others.to_floats(out + 1);
+  }
+};
+
+template <>
+struct RowSums<0> {
+  void add(const IntSums::Weights&, const int16_t*, ptrdiff_t) {}
+  void to_floats(Floats (*)[kVectors]) const {}
+};
+
 template <int kRows>
 void int8_panel(const DynhatMatrix& m, const int8_t* panel, const float* bias, const float* scales, int count,
                 const Block& block, const int16_t* quantised, const float* row_scales, Then then) {
-  constexpr int kUnroll = kRows == 1 ? 4 : 1;  // adding integers takes one cycle: nothing waits
-  const int num_in = even(m.num_in);
-  IntSums sums[kUnroll][kRows];
-  int i = 0;
-  for (; i + 2 * kUnroll <= num_in; i += 2 * kUnroll) {
-    for (int u = 0; u < kUnroll; ++u) {
-      if (u % 2 == 0) __builtin_prefetch(panel + (i + 2 * u) * kPanel + kInt8Ahead);  // a cache line is two pairs
-      const IntSums::Weights weights(panel + (i + 2 * u) * kPanel);
-      for (int r = 0; r < kRows; ++r) sums[u][r].add(weights, quantised + static_cast<ptrdiff_t>(r) * num_in + i + 2 * u);
-    }
+  const ptrdiff_t num_in = even(m.num_in);
+  RowSums<kRows> sums;
+  const int16_t* x = quantised;
+  const int16_t* const end = x + num_in;
+  for (; x + 4 <= end; x += 4, panel += 4 * kPanel) {
+    __builtin_prefetch(panel + kInt8Ahead);  // a cache line is two pairs
+    sums.add(IntSums::Weights(panel), x, num_in);
+    sums.add(IntSums::Weights(panel + 2 * kPanel), x + 2, num_in);
   }
-  for (; i < num_in; i += 2) {
-    const IntSums::Weights weights(panel + i * kPanel);
-    for (int r = 0; r < kRows; ++r) sums[0][r].add(weights, quantised + static_cast<ptrdiff_t>(r) * num_in + i);
-  }
-  for (int u = 1; u < kUnroll; ++u)
-    for (int r = 0; r < kRows; ++r)
-      for (size_t k = 0; k < sizeof(sums[0][r].v) / sizeof(sums[0][r].v[0]); ++k) {
-#if defined(__AVX2__)
-        sums[0][r].v[k] = _mm256_add_epi32(sums[0][r].v[k], sums[u][r].v[k]);
-#else
-        sums[0][r].v[k] += sums[u][r].v[k];
-#endif
-      }
+  if (x < end) sums.add(IntSums::Weights(panel), x, num_in);
   Floats values[kRows][kVectors];
-  for (int r = 0; r < kRows; ++r) {
-    sums[0][r].to_floats(values[r]);
+  sums.to_floats(values);
+  for (int r = 0; r < kRows; ++r)
     for (int v = 0; v < kVectors; ++v) values[r][v] *= load(scales + v * kLanes) * all(row_scales[r]);
-  }
   finish<kRows>(values, bias, count, block, then);
 }
 
