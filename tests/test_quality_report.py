@@ -18,11 +18,18 @@ from dynhat_runtime.errors import SettingsError
 from dynhat_runtime.model.checkpoint import Bundle
 from dynhat_runtime.offline import quality_figures
 from dynhat_runtime.offline.evaluate import translate_all
-from dynhat_runtime.offline.figure_cache import file_sha256
+from dynhat_runtime.offline.figure_cache import FigureCache, file_sha256
 from dynhat_runtime.offline.output_counts import COUNT_NAMES
-from dynhat_runtime.offline.quality_figures import SAMPLE_QUANTILES, QualityRow, chosen_samples
+from dynhat_runtime.offline.quality_figures import (
+    SAMPLE_QUANTILES,
+    QualityRow,
+    TestSet,
+    chosen_samples,
+    quality_rows,
+)
 from dynhat_runtime.offline.quality_page import QualityFigures, order_breaches, quality_page
 from dynhat_runtime.offline.quality_report import QualityOptions, draw_learning_curve, report_quality
+from tests.listed_tokens import random_shortlist
 from tests.tiny_bundle import POINT_IDS, SENTENCES
 from tests.toy_text import write_pairs
 
@@ -123,6 +130,32 @@ def test_interrupted_report_goes_on(
     report_quality(bundle, sets, out, options, console=QUIET)
     assert calls == 3 + 4
     assert out.read_bytes() == first
+
+
+def test_another_shortlist_is_scored_anew(
+    bundle: Bundle, sets: list[Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A kept score is of the shortlist that it was made with, and of none where the point has none."""
+    calls = 0
+
+    def counted(*arguments: Any) -> Any:
+        nonlocal calls
+        calls += 1
+        return translate_all(*arguments)
+
+    monkeypatch.setattr(quality_figures, "translate_all", counted)
+    sizes = bundle.spec.src_vocab_size, bundle.spec.tgt_vocab_size
+    cache, tests = (
+        FigureCache(tmp_path / "scores.jsonl"),
+        [TestSet.read(sets[1], None, split=(), samples=None)],
+    )
+    (plain, *_) = bundle.table()
+    listed = plain.model_copy(update={"has_shortlist": True})
+    for number, seed in enumerate((1, 1, 2)):
+        copied = Bundle.open(Path(shutil.copytree(bundle.path, tmp_path / str(number))))
+        other = copied.with_shortlist(random_shortlist(*sizes, per_token=5, seed=seed).as_bytes({}))
+        quality_rows(other, other.table(), [plain, listed], tests, [1], cache, QUIET)
+    assert calls == 3
 
 
 def test_a_part_says_that_it_is_one(bundle: Bundle, sets: list[Path], tmp_path: Path) -> None:

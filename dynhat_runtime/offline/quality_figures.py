@@ -180,6 +180,7 @@ def _job(
         "text_sha256": test.sha256,
         "num_sentences": len(test.pairs),
         **search_key(search),
+        **({"shortlist_sha256": bundle.shortlist_sha256} if point.has_shortlist else {}),
         "compound_split": test.does_split,
         "samples": wants_samples,
     }
