@@ -205,11 +205,12 @@ def test_rows_cover_cpus_neighbours_and_lengths(bundle: Bundle, toy: SuperTransf
     assert table["large"].latencies[-1].total_ms == 54.0
 
 
-def test_points_take_turns(bundle: Bundle, toy: SuperTransformer, fake_times: FakeTimes) -> None:
-    """Runs of the points alternate, after as many warm-up runs, on exactly the CPUs that are counted."""
+def test_lengths_and_points_take_turns(bundle: Bundle, toy: SuperTransformer, fake_times: FakeTimes) -> None:
+    """Runs of lengths and points alternate, after as many warm-up runs, on exactly the CPUs that are counted."""
     _profile(bundle, _points(toy))
     num_runs = NUM_WARMUP_RUNS + 5
-    assert fake_times.calls[: 2 * num_runs] == [(2, 10, 1, 0), (1, 10, 1, 0)] * num_runs
+    one_run = [(2, 10, 1, 0), (1, 10, 1, 0), (2, 30, 1, 0), (1, 30, 1, 0)]
+    assert fake_times.calls[: 4 * num_runs] == one_run * num_runs
     assert {(cpus, busy) for *_, cpus, busy in fake_times.calls} == {
         (cpus, busy) for cpus in range(1, len(ALL_CPUS) + 1) for busy in (0, 1)
     }

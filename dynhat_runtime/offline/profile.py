@@ -133,10 +133,10 @@ def profile_points(
         for num_cpus, num_neighbours in itertools.product(range(1, len(cpus) + 1), NUMS_BUSY_NEIGHBOURS):
             move_threads_to(cpus[:num_cpus])
             with busy_neighbours(num_neighbours):
-                for length in options.lengths:
-                    place = _Place(num_cpus, num_neighbours, length)
-                    for point_id, row in _measure_in_turns(subs, place, options, console).items():
-                        rows[point_id].append(row)
+                place = _Place(num_cpus, num_neighbours)
+                measured = _measure_in_turns(subs, place, options.lengths, options, console)
+                for (_, point_id), row in measured.items():
+                    rows[point_id].append(row)
     finally:
         move_threads_to(cpus)
         torch.set_num_threads(num_threads)
@@ -154,8 +154,9 @@ def reference_latencies(
     num_threads = torch.get_num_threads()
     try:
         use_decoding_threads()
-        place = _Place(len(os.sched_getaffinity(0)), 0, REFERENCE_LENGTH)
-        return _measure_in_turns(subs, place, options, console)
+        place = _Place(len(os.sched_getaffinity(0)), 0)
+        measured = _measure_in_turns(subs, place, (REFERENCE_LENGTH,), options, console)
+        return {point_id: row for (_, point_id), row in measured.items()}
     finally:
         torch.set_num_threads(num_threads)
 
@@ -177,30 +178,39 @@ def busy_neighbours(number: int) -> Iterator[None]:
 
 
 class _Place(NamedTuple):
-    """What one row was measured under."""
+    """What rows were measured under."""
 
     num_cpus: int
     num_busy_neighbours: int
-    num_tokens: int
 
     def __str__(self) -> str:
-        return f"{self.num_cpus} CPUs, {self.num_busy_neighbours} busy neighbours, {self.num_tokens} tokens"
+        return f"{self.num_cpus} CPUs, {self.num_busy_neighbours} busy neighbours"
 
 
 def _measure_in_turns(
-    subs: dict[str, Decodable], place: _Place, options: ProfileOptions, console: Console
-) -> dict[str, LatencyMeasurement]:
-    """One row per point, the points' runs interleaved."""
+    subs: dict[str, Decodable],
+    place: _Place,
+    lengths: Sequence[int],
+    options: ProfileOptions,
+    console: Console,
+) -> dict[tuple[int, str], LatencyMeasurement]:
+    """A row per length and point, by length, then in the order of the points.
+
+    A run measures each of them once, so that a device that changes its speed meanwhile does so for all alike: the
+    latency model reads between lengths, and points are compared.
+    """
     vocab_size = next(iter(subs.values())).src_vocab_size
-    src_BS = source_tokens(vocab_size, place.num_tokens)
-    times: dict[str, list[tuple[float, float]]] = {point_id: [] for point_id in subs}
+    sources = {length: source_tokens(vocab_size, length) for length in lengths}
+    times: dict[tuple[int, str], list[tuple[float, float]]] = {
+        (length, point_id): [] for length in lengths for point_id in subs
+    }
     runs = range(options.num_warmup_runs + options.num_runs)
     for run in track(runs, str(place), console=console, disable=not console.is_terminal):
-        for point_id, sub in subs.items():
-            measured = measure_once(sub, src_BS, place.num_tokens, options.beam_size)
+        for (length, point_id), of_row in times.items():
+            measured = measure_once(subs[point_id], sources[length], length, options.beam_size)
             if run >= options.num_warmup_runs:
-                times[point_id].append(measured)
-    return {point_id: _summary(measured, place) for point_id, measured in times.items()}
+                of_row.append(measured)
+    return {(length, of): _summary(measured, place, length) for (length, of), measured in times.items()}
 
 
 @torch.inference_mode()
@@ -273,15 +283,15 @@ def trimmed(ascending: Sequence[T]) -> Sequence[T]:
     return ascending[num_trimmed : len(ascending) - num_trimmed]
 
 
-def _summary(measured: list[tuple[float, float]], place: _Place) -> LatencyMeasurement:
+def _summary(measured: list[tuple[float, float]], place: _Place, num_tokens: int) -> LatencyMeasurement:
     """Medians and spread after dropping the fastest and slowest tenth."""
     kept = trimmed(sorted(measured, key=sum))
     totals = [encoder + decoder for encoder, decoder in kept]
     return LatencyMeasurement(
         num_cpus=place.num_cpus,
         num_busy_neighbours=place.num_busy_neighbours,
-        num_src_tokens=place.num_tokens,
-        num_tgt_tokens=place.num_tokens,
+        num_src_tokens=num_tokens,
+        num_tgt_tokens=num_tokens,
         encoder_ms=round(statistics.median(encoder for encoder, _ in kept), 3),
         decoder_ms=round(statistics.median(decoder for _, decoder in kept), 3),
         total_ms=round(statistics.median(totals), 3),
