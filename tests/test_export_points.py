@@ -30,7 +30,7 @@ from tests.native_library import native_library
 from tests.tiny_bundle import SENTENCES, SPACE, point_configs
 
 QUIET = Console(quiet=True)
-PROFILE = ProfileOptions(num_runs=5, beam_size=2, lengths=(10, 30), num_warmup_runs=1)
+PROFILE = ProfileOptions(num_runs=5, beam_size=2, lengths=(10, 30), num_turns=1)
 SMALL, MIDDLE, LARGE = point_configs()
 SPANNING = LARGE.model_copy(update={"cross_attention_spans": (2, 1, 1)})
 LATENCY_MS = {SMALL: 10.0, MIDDLE: 20.0, LARGE: 40.0, SPANNING: 30.0}

@@ -206,14 +206,27 @@ def test_rows_cover_cpus_neighbours_and_lengths(bundle: Bundle, toy: SuperTransf
 
 
 def test_lengths_and_points_take_turns(bundle: Bundle, toy: SuperTransformer, fake_times: FakeTimes) -> None:
-    """Runs of lengths and points alternate, after as many warm-up runs, on exactly the CPUs that are counted."""
+    """Runs of lengths and points alternate, after warm-up runs, on exactly the CPUs that are counted; and states of
+    CPUs and neighbours take turns."""
     _profile(bundle, _points(toy))
-    num_runs = NUM_WARMUP_RUNS + 5
-    one_run = [(2, 10, 1, 0), (1, 10, 1, 0), (2, 30, 1, 0), (1, 30, 1, 0)]
-    assert fake_times.calls[: 4 * num_runs] == one_run * num_runs
-    assert {(cpus, busy) for *_, cpus, busy in fake_times.calls} == {
-        (cpus, busy) for cpus in range(1, len(ALL_CPUS) + 1) for busy in (0, 1)
-    }
+    states = [(cpus, busy) for cpus in range(1, len(ALL_CPUS) + 1) for busy in (0, 1)]
+    one_turn = [
+        (layers, length, cpus, busy)
+        for cpus, busy in states
+        for _ in range(NUM_WARMUP_RUNS + 1)
+        for length in (10, 30)
+        for layers in (2, 1)
+    ]
+    assert fake_times.calls == one_turn * OPTIONS.num_turns
+
+
+@pytest.mark.usefixtures("fake_times")
+@pytest.mark.parametrize("num_runs", [3, 7])
+def test_runs_that_turns_do_not_divide(bundle: Bundle, toy: SuperTransformer, num_runs: int) -> None:
+    """Every row has the runs asked for, more or fewer than there are turns."""
+    options = ProfileOptions(num_runs, 1, (10,))
+    table = profile_points(bundle, for_decoding(toy), _points(toy), options, QUIET)
+    assert {row.num_runs for point in table for row in point.latencies} == {num_runs}
 
 
 @pytest.mark.usefixtures("three_threads")
@@ -289,7 +302,9 @@ def test_outliers_are_left_out(
     monkeypatch.setattr(os, "sched_getaffinity", lambda _: {min(ALL_CPUS)})
     monkeypatch.setattr(profile, "move_threads_to", lambda _: None)
     monkeypatch.setattr(profile, "busy_neighbours", lambda _: contextlib.nullcontext())
-    table = profile_points(bundle, for_decoding(toy), _points(toy)[:1], ProfileOptions(10, 1, (30,)), QUIET)
+    table = profile_points(
+        bundle, for_decoding(toy), _points(toy)[:1], ProfileOptions(10, 1, (30,), 1), QUIET
+    )
     for row in table["large"].latencies:
         assert (row.total_ms, row.std_ms, row.num_runs) == (11.0, 0.0, 8)
 

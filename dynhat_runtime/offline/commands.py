@@ -64,7 +64,7 @@ from dynhat_runtime.offline.searched_points import read_searched_points
 from dynhat_runtime.offline.whole_files import check_writable, write_new_text, write_text
 from dynhat_runtime.operating_point import Precision, precisions_of
 
-FEW_RUNS = ProfileOptions(num_runs=5, num_warmup_runs=1)
+FEW_RUNS = ProfileOptions(num_runs=5, num_turns=1)
 """Enough to serve with; measure again with more."""
 
 

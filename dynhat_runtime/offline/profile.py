@@ -48,7 +48,8 @@ T = TypeVar("T")
 LENGTHS = (10, 30, 60)
 """Source and target tokens measured at; the paper's is 30."""
 REFERENCE_LENGTH = 30
-NUM_WARMUP_RUNS = 5
+NUM_WARMUP_RUNS = 1
+"""Of every turn of every state; not counted."""
 TRIM_FRACTION = 0.1
 """Fastest and slowest share of runs left out (the paper's protocol)."""
 NUMS_BUSY_NEIGHBOURS = (0, 1)
@@ -94,7 +95,9 @@ class ProfileOptions:
     num_runs: int = 30
     beam_size: int = 4
     lengths: tuple[int, ...] = LENGTHS
-    num_warmup_runs: int = NUM_WARMUP_RUNS
+    num_turns: int = 5
+    """Turns of every state of CPUs and neighbours, among which its runs are divided: a device that changes its speed
+    meanwhile does so for all rows alike."""
 
 
 def points_of_table(table: OperatingPointTable) -> list[PointToMeasure]:
@@ -124,22 +127,10 @@ def profile_points(
     Returns:
         The table, fastest first, with a default budget.
     """
-    cpus = tuple(sorted(os.sched_getaffinity(0)))
+    num_cpus = len(os.sched_getaffinity(0))
+    places = [_Place(*place) for place in itertools.product(range(1, num_cpus + 1), NUMS_BUSY_NEIGHBOURS)]
     subs = _cut_out(super_transformer, points)
-    rows: dict[str, list[LatencyMeasurement]] = {point.id: [] for point in points}
-    num_threads = torch.get_num_threads()
-    try:
-        use_decoding_threads()
-        for num_cpus, num_neighbours in itertools.product(range(1, len(cpus) + 1), NUMS_BUSY_NEIGHBOURS):
-            move_threads_to(cpus[:num_cpus])
-            with busy_neighbours(num_neighbours):
-                place = _Place(num_cpus, num_neighbours)
-                measured = _measure_in_turns(subs, place, options.lengths, options, console)
-                for (_, point_id), row in measured.items():
-                    rows[point_id].append(row)
-    finally:
-        move_threads_to(cpus)
-        torch.set_num_threads(num_threads)
+    rows = _measure_in_turns(subs, places, options.lengths, options, console)
     return _table(bundle, super_transformer.spec.design_space, points, rows, options)
 
 
@@ -150,15 +141,10 @@ def reference_latencies(
     console: Console,
 ) -> dict[str, LatencyMeasurement]:
     """Every point's latency at the reference length on the whole device, alone: enough to choose among many."""
+    place = _Place(len(os.sched_getaffinity(0)), 0)
     subs = _cut_out(super_transformer, points)
-    num_threads = torch.get_num_threads()
-    try:
-        use_decoding_threads()
-        place = _Place(len(os.sched_getaffinity(0)), 0)
-        measured = _measure_in_turns(subs, place, (REFERENCE_LENGTH,), options, console)
-        return {point_id: row for (_, point_id), row in measured.items()}
-    finally:
-        torch.set_num_threads(num_threads)
+    rows = _measure_in_turns(subs, (place,), (REFERENCE_LENGTH,), options, console)
+    return {point_id: row for point_id, (row,) in rows.items()}
 
 
 def _cut_out(super_transformer: DecodableSuper, points: Sequence[PointToMeasure]) -> dict[str, Decodable]:
@@ -178,39 +164,57 @@ def busy_neighbours(number: int) -> Iterator[None]:
 
 
 class _Place(NamedTuple):
-    """What rows were measured under."""
+    """What rows are measured under."""
 
     num_cpus: int
     num_busy_neighbours: int
 
-    def __str__(self) -> str:
-        return f"{self.num_cpus} CPUs, {self.num_busy_neighbours} busy neighbours"
+
+@contextlib.contextmanager
+def _at(place: _Place, cpus: Sequence[int]) -> Iterator[None]:
+    """Have that many of the CPUs, and that many neighbours, while the context lasts; the CPUs stay."""
+    move_threads_to(cpus[: place.num_cpus])
+    with busy_neighbours(place.num_busy_neighbours):
+        yield
 
 
 def _measure_in_turns(
     subs: dict[str, Decodable],
-    place: _Place,
+    places: Sequence[_Place],
     lengths: Sequence[int],
     options: ProfileOptions,
     console: Console,
-) -> dict[tuple[int, str], LatencyMeasurement]:
-    """A row per length and point, by length, then in the order of the points.
-
-    A run measures each of them once, so that a device that changes its speed meanwhile does so for all alike: the
-    latency model reads between lengths, and points are compared.
-    """
+) -> dict[str, list[LatencyMeasurement]]:
+    """Every point's rows, by place and length. Runs of points and lengths alternate, and places take turns."""
+    cpus = tuple(sorted(os.sched_getaffinity(0)))
+    num_threads = torch.get_num_threads()
     vocab_size = next(iter(subs.values())).src_vocab_size
     sources = {length: source_tokens(vocab_size, length) for length in lengths}
-    times: dict[tuple[int, str], list[tuple[float, float]]] = {
-        (length, point_id): [] for length in lengths for point_id in subs
+    times = {
+        (place, length, point_id): list[tuple[float, float]]()
+        for place, length, point_id in itertools.product(places, lengths, subs)
     }
-    runs = range(options.num_warmup_runs + options.num_runs)
-    for run in track(runs, str(place), console=console, disable=not console.is_terminal):
-        for (length, point_id), of_row in times.items():
-            measured = measure_once(subs[point_id], sources[length], length, options.beam_size)
-            if run >= options.num_warmup_runs:
-                of_row.append(measured)
-    return {(length, of): _summary(measured, place, length) for (length, of), measured in times.items()}
+    turns = list(itertools.product(range(options.num_turns), places))
+    try:
+        use_decoding_threads()
+        for turn, place in track(turns, "measuring", console=console, disable=not console.is_terminal):
+            before, after = (options.num_runs * n // options.num_turns for n in (turn, turn + 1))
+            with _at(place, cpus):
+                for run in range(NUM_WARMUP_RUNS + after - before):
+                    for length, point_id in itertools.product(lengths, subs):
+                        measured = measure_once(subs[point_id], sources[length], length, options.beam_size)
+                        if run >= NUM_WARMUP_RUNS:
+                            times[place, length, point_id].append(measured)
+    finally:
+        move_threads_to(cpus)
+        torch.set_num_threads(num_threads)
+    return {
+        point_id: [
+            _summary(times[place, length, point_id], place, length)
+            for place, length in itertools.product(places, lengths)
+        ]
+        for point_id in subs
+    }
 
 
 @torch.inference_mode()
