@@ -13,6 +13,7 @@ import sys
 import time
 import urllib.request
 from pathlib import Path
+from statistics import median
 
 import psutil
 import pytest
@@ -193,7 +194,8 @@ def test_many_reloads(tiny_bundle: Bundle, tmp_path: Path) -> None:
         daemon.process.send_signal(signal.SIGTERM)
     assert daemon.process.wait(PATIENCE_S) == 0
     print("RSS MiB", [round(rss / 2**20, 1) for rss, _, _ in seen])
-    assert seen[-1][0] < seen[0][0] * 1.01
+    # Medians: a process of 88 MiB, without torch, comes and goes by half a MiB.
+    assert median(rss for rss, _, _ in seen[-3:]) < median(rss for rss, _, _ in seen[:3]) * 1.01
     assert seen[-1][1] <= seen[0][1] + 1  # the connection that asked how many
     assert seen[-1][2] <= seen[0][2] + NUM_HELPERS - 1  # the event loop's helpers come when they are needed
 
