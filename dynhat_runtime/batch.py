@@ -5,9 +5,10 @@ from __future__ import annotations
 import logging
 from collections.abc import Sequence
 
-from dynhat_runtime.decoding.translator import SentenceTranslation
+from dynhat_runtime.decoding.translator import PlannedSentence, SentenceTranslation
+from dynhat_runtime.prepared_texts import Place
 from dynhat_runtime.tally import EngineTallies
-from dynhat_runtime.translation_request import Place, TranslationRequest
+from dynhat_runtime.translation_request import TranslationRequest
 
 logger = logging.getLogger(__name__)
 
@@ -15,9 +16,9 @@ Batch = list[tuple[TranslationRequest, Place]]
 """Sentences, each with its request, all of which have one point and one beam size."""
 
 
-def sentences_of(batch: Batch) -> list[str]:
+def planned_in(batch: Batch) -> list[PlannedSentence]:
     """What is to be translated."""
-    return [request.texts[text][segment].sentence for request, (text, segment) in batch]
+    return [request.planned[place] for request, place in batch]
 
 
 def request_ids_of(batch: Batch) -> list[str]:

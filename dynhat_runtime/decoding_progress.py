@@ -6,7 +6,7 @@ Ends nothing that is stuck: it says so, and whoever watches acts.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 
@@ -32,8 +32,8 @@ class WorkInHand:
     """The worker's notes. Written by the thread that works and by those that bring it work; read by any, unlocked."""
 
     def __init__(self) -> None:
-        self.batch: tuple[str, Sequence[str]] | None = None
-        """Operating point and sentences of what is being decoded."""
+        self.batch: tuple[str, tuple[int, ...]] | None = None
+        """Operating point and source lengths, in tokens, of what is being decoded."""
         self.advanced_s = time.monotonic()
 
     def advance(self) -> None:
@@ -41,10 +41,10 @@ class WorkInHand:
         self.advanced_s = time.monotonic()
 
     @contextmanager
-    def on(self, point_id: str, sentences: Sequence[str]) -> Iterator[None]:
+    def on(self, point_id: str, num_src_tokens: tuple[int, ...]) -> Iterator[None]:
         """Note that this batch is being decoded, until it ends one way or another."""
         self.advance()
-        self.batch = (point_id, sentences)
+        self.batch = (point_id, num_src_tokens)
         try:
             yield
         finally:
@@ -60,18 +60,12 @@ class WorkInHand:
 
         return ask
 
-    def progress(self, *, is_busy: bool, part_lengths: Callable[[str], Sequence[int]]) -> DecodingProgress:
-        """These notes as a value.
-
-        Args:
-            is_busy: Whether something waits, should nothing be in hand.
-            part_lengths: Tokens of what a sentence is decoded in.
-        """
+    def progress(self, *, is_busy: bool) -> DecodingProgress:
+        """These notes as a value; `is_busy` says whether something waits, should nothing be in hand."""
         advanced_s, batch = self.advanced_s, self.batch
         if batch is None:
             return DecodingProgress(is_busy=is_busy, advanced_s=advanced_s)
-        point_id, sentences = batch
-        lengths = tuple(length for sentence in sentences for length in part_lengths(sentence))
+        point_id, lengths = batch
         return DecodingProgress(
             is_busy=True, advanced_s=advanced_s, point_id=point_id, num_src_tokens=lengths
         )

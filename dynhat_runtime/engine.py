@@ -19,11 +19,11 @@ from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future
 from dataclasses import replace
 
-from dynhat_runtime.batch import Batch, is_abandoned, note_waits, request_ids_of, sentences_of, tell_sentences
+from dynhat_runtime.batch import Batch, is_abandoned, note_waits, planned_in, request_ids_of, tell_sentences
 from dynhat_runtime.decoding.canary import CANARIES
 from dynhat_runtime.decoding.output_guard import FAULTS
 from dynhat_runtime.decoding.search import BeamOptions, SearchCancelledError
-from dynhat_runtime.decoding.translator import SentenceTranslation, Translator
+from dynhat_runtime.decoding.translator import PlannedSentence, SentenceTranslation, Translator
 from dynhat_runtime.decoding_progress import DecodingProgress, WorkInHand
 from dynhat_runtime.errors import EngineStoppedError
 from dynhat_runtime.governor.request_choice import MAX_BATCH_SENTENCES
@@ -31,12 +31,13 @@ from dynhat_runtime.model.checkpoint import Bundle
 from dynhat_runtime.model.threads import move_threads_to, use_decoding_threads
 from dynhat_runtime.observation import Observation
 from dynhat_runtime.operating_point import OperatingPointTable
+from dynhat_runtime.prepared_texts import PreparedTexts
 from dynhat_runtime.queue_load import Priority, QueueLimits, QueueLoad
 from dynhat_runtime.request_queue import RequestQueue
 from dynhat_runtime.second_attempt import second_point
 from dynhat_runtime.served_points import LoadedModel, ServedPoints
 from dynhat_runtime.tally import EngineTallies
-from dynhat_runtime.text.sentences import Cuts, split_sentences
+from dynhat_runtime.text.sentences import Cuts
 from dynhat_runtime.translation_request import ActivePoint, OnSentence, TextTranslation, TranslationRequest
 
 __all__ = ["ActivePoint", "TextTranslation", "TranslationEngine"]
@@ -168,7 +169,7 @@ class TranslationEngine:
     @property
     def progress(self) -> DecodingProgress:
         """What the worker is at, and when it last got on. Waits for no lock: it is asked when something is stuck."""
-        return self._work.progress(is_busy=bool(self._queue), part_lengths=self._translator.part_lengths)
+        return self._work.progress(is_busy=bool(self._queue))
 
     def check_room(self) -> None:
         """Refuse before a request is looked at, if there is no room for any.
@@ -181,21 +182,13 @@ class TranslationEngine:
             self._check_open()
             self._queue.check_room()
 
-    def count_src_tokens(self, texts: Sequence[str], cuts: Cuts = "lines") -> list[tuple[int, ...]]:
-        """Per text, the length in tokens with eos of everything that `submit` would have decoded at once."""
-        return [
-            tuple(
-                length
-                for segment in split_sentences(text, self.src_lang, cuts)
-                if segment.is_translatable
-                for length in self._translator.part_lengths(segment.sentence)
-            )
-            for text in texts
-        ]
+    def prepare(self, texts: Sequence[str], cuts: Cuts = "lines") -> PreparedTexts:
+        """What `submit` would have decoded for these texts, which it takes in their place."""
+        return PreparedTexts.of(texts, self._translator, self.src_lang, cuts)
 
     def submit(
         self,
-        texts: Sequence[str],
+        texts: Sequence[str] | PreparedTexts,
         *,
         beam_size: int | None = None,
         point_id: str | None = None,
@@ -211,7 +204,7 @@ class TranslationEngine:
 
         Args:
             texts: Any text; sentences are translated; white space, what has no letters and what is protected
-                (placeholders, addresses, emoji) is kept as it is.
+                (placeholders, addresses, emoji) is kept as it is. Or what `prepare` made of them.
             beam_size: Overrides the engine's.
             point_id: Translates this request on that point; None takes the active one.
             retry_within_ms: Should the output be degenerate, a second attempt is made only if it can be expected
@@ -221,7 +214,7 @@ class TranslationEngine:
             on_sentence: Hears of each sentence as soon as it is done, on the engine's thread; the request is then
                 translated sentence by sentence, in order, and there is no second attempt.
             num_alternatives: Other translations wanted of each text; there are never more than beams.
-            cuts: What ends a sentence.
+            cuts: What ends a sentence of texts that are not prepared.
             timeout_s: How long somebody waits for it: who waits less long is translated first.
 
         Returns:
@@ -234,19 +227,13 @@ class TranslationEngine:
         """
         self.check_room()
         own_point = None if point_id is None else self._points[point_id]
-        segments = [split_sentences(text, self.src_lang, cuts) for text in texts]
         submitted_s = time.monotonic()
+        prepared = texts if isinstance(texts, PreparedTexts) else self.prepare(texts, cuts)
         request = TranslationRequest(
-            texts=segments,
+            prepared=prepared,
             beam_size=beam_size or self._search_options.beam_size,
             submitted_s=submitted_s,
             future=Future(),
-            num_tokens={
-                (number, position): sum(self._translator.part_lengths(segment.sentence))
-                for number, text in enumerate(segments)
-                for position, segment in enumerate(text)
-                if segment.is_translatable
-            },
             own_point=own_point,
             retry_within_ms=retry_within_ms if on_sentence is None else 0.0,
             priority=priority,
@@ -347,7 +334,7 @@ class TranslationEngine:
         try:
             outputs, observation = self._search(
                 first.point,
-                sentences_of(batch),
+                planned_in(batch),
                 first.beam_size,
                 lambda: self._aborting or is_abandoned(batch),
                 max(request.num_alternatives for request, _ in batch),
@@ -395,10 +382,13 @@ class TranslationEngine:
 
     def _translate_canary(self) -> None:
         """Translate the canary sentence for its time alone, unless a request comes."""
-        point, canary = self._active, CANARIES[self.src_lang][-1]
+        point, canary = self._active, self._translator.plan(CANARIES[self.src_lang][-1])
         try:
             _, observation = self._search(
-                point, [canary], self._search_options.beam_size, lambda: self._stopping or bool(self._queue)
+                point,
+                [canary],
+                self._search_options.beam_size,
+                lambda: self._stopping or bool(self._queue),
             )
         except SearchCancelledError:
             return
@@ -412,7 +402,7 @@ class TranslationEngine:
     def _search(
         self,
         point: ActivePoint,
-        sentences: Sequence[str],
+        planned: Sequence[PlannedSentence],
         beam_size: int,
         is_cancelled: Callable[[], bool],
         num_alternatives: int = 0,
@@ -420,10 +410,11 @@ class TranslationEngine:
         """Translate one batch, and time it."""
         options = replace(self._search_options, beam_size=beam_size)
         began_s = time.monotonic()
-        with self._work.on(point.id, sentences):
-            outputs = self._translator.translate(
+        lengths = tuple(length for sentence in planned for length in sentence.part_lengths)
+        with self._work.on(point.id, lengths):
+            outputs = self._translator.translate_planned(
                 point.sub,
-                sentences,
+                planned,
                 options,
                 num_alternatives=num_alternatives,
                 is_cancelled=self._work.advancing(is_cancelled),
@@ -434,7 +425,7 @@ class TranslationEngine:
             monotonic_s=ended_s,
             point_id=point.id,
             num_sentences=len(parts),
-            num_src_tokens=max(part.num_src_tokens for part in parts),
+            num_src_tokens=max(lengths),
             num_tgt_tokens=max(part.num_tgt_tokens for part in parts),
             beam_size=beam_size,
             elapsed_ms=(ended_s - began_s) * 1e3,

@@ -17,6 +17,8 @@ import uvicorn
 from starlette.types import ASGIApp, Receive, Scope, Send
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
+from dynhat_runtime.service.stopwatch import ARRIVED_S
+
 CLOSING_S = 2
 """What clients get to close their connections once everything is answered."""
 
@@ -90,11 +92,16 @@ class OnePiece:
 
 
 class Connection(H11Protocol):
-    """What uvicorn speaks with one client, an answer in one piece."""
+    """What uvicorn speaks with one client: an answer in one piece, and of a request the time when it came."""
 
     def connection_made(self, transport: Any) -> None:
         """Begin."""
         super().connection_made(OnePiece(transport))  # type: ignore[arg-type]  # all of it that is used
+
+    def data_received(self, data: bytes) -> None:
+        """Take what came, and note when: a request has arrived when the last of its head has."""
+        self.app_state = {**self.app_state, ARRIVED_S: time.monotonic()}
+        super().data_received(data)
 
 
 class WaitingForHeads:

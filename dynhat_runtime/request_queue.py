@@ -13,8 +13,9 @@ from collections.abc import Sequence
 from dynhat_runtime.batch import Batch
 from dynhat_runtime.errors import EngineOverloadedError
 from dynhat_runtime.governor.request_choice import MAX_BATCH_SENTENCES
+from dynhat_runtime.prepared_texts import Place
 from dynhat_runtime.queue_load import Priority, QueueLimits, QueueLoad
-from dynhat_runtime.translation_request import ActivePoint, Place, TranslationRequest
+from dynhat_runtime.translation_request import ActivePoint, TranslationRequest
 
 MAX_BATCH_TOKENS = 512
 """Bound on the source tokens that share a batch, beside the number of sentences: keeps the wait of a short request
@@ -150,7 +151,7 @@ class RequestQueue:
 
         def has_room(request: TranslationRequest) -> bool:
             """For its next sentence."""
-            num_tokens = num_batch_tokens + request.num_tokens[request.waiting[0]]
+            num_tokens = num_batch_tokens + request.num_tokens_of(request.waiting[0])
             is_in_time = num_tokens * (self._s_per_token or 0.0) <= time_left_s
             return not batch or (num_tokens <= MAX_BATCH_TOKENS and is_in_time)
 
@@ -164,7 +165,7 @@ class RequestQueue:
             point, beam_size = request.point, request.beam_size
             num_left = min(MAX_BATCH_SENTENCES - len(batch), request.max_batch_sentences)
             while request.waiting and num_left and has_room(request):
-                num_batch_tokens += request.num_tokens[request.waiting[0]]
+                num_batch_tokens += request.num_tokens_of(request.waiting[0])
                 batch.append((request, self._take(request)))
                 num_left -= 1
             time_left_s = min(time_left_s, request.deadline_s - now_s)
@@ -187,7 +188,7 @@ class RequestQueue:
     def _count_one(self, request: TranslationRequest, place: Place, sign: int) -> None:
         self.num_waiting += sign
         self._num_waiting_of[request.priority] += sign
-        self._num_waiting_tokens += sign * request.num_tokens[place]
+        self._num_waiting_tokens += sign * request.num_tokens_of(place)
 
     def _begin(self, request: TranslationRequest, active: ActivePoint, now_s: float) -> bool:
         """Give a request its point; False when nothing is left to do for it."""

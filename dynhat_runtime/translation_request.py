@@ -14,13 +14,11 @@ from dataclasses import dataclass, field
 
 from dynhat_runtime.decoding.output_guard import Fault
 from dynhat_runtime.decoding.score import Score
-from dynhat_runtime.decoding.translator import SentenceTranslation
+from dynhat_runtime.decoding.translator import PlannedSentence, SentenceTranslation
 from dynhat_runtime.model.decodable import Decodable
+from dynhat_runtime.prepared_texts import Place, PreparedTexts
 from dynhat_runtime.queue_load import Priority
 from dynhat_runtime.text.sentences import Segment, join_sentences
-
-Place = tuple[int, int]
-"""(text, segment) of a sentence."""
 
 NOTHING_DECODED = Score(0.0, 0)
 
@@ -88,12 +86,10 @@ class Attempt:
 class TranslationRequest:
     """Texts of one caller, cut into sentences."""
 
-    texts: list[list[Segment]]
+    prepared: PreparedTexts
     beam_size: int
     submitted_s: float
     future: Future[list[TextTranslation]]
-    num_tokens: Mapping[Place, int]
-    """Source tokens of every sentence there is to translate."""
     own_point: ActivePoint | None = None
     """The point it asked for; None takes the one active when it begins."""
     priority: Priority = "interactive"
@@ -121,21 +117,26 @@ class TranslationRequest:
     """The first attempt, while there is a second."""
 
     def __post_init__(self) -> None:
-        self.waiting = deque(self._places())
+        self.waiting = deque(self.planned)
 
-    def _places(self) -> list[Place]:
-        """All sentences there are to translate."""
-        return [
-            (number, position)
-            for number, text in enumerate(self.texts)
-            for position, segment in enumerate(text)
-            if segment.is_translatable
-        ]
+    @property
+    def texts(self) -> Sequence[Sequence[Segment]]:
+        """The segments of each text."""
+        return self.prepared.texts
+
+    @property
+    def planned(self) -> Mapping[Place, PlannedSentence]:
+        """Every sentence there is to translate."""
+        return self.prepared.planned
+
+    def num_tokens_of(self, place: Place) -> int:
+        """Source tokens of a sentence."""
+        return self.planned[place].num_src_tokens
 
     @property
     def num_waiting_tokens(self) -> int:
         """Source tokens of the sentences that wait."""
-        return sum(self.num_tokens[place] for place in self.waiting)
+        return sum(map(self.num_tokens_of, self.waiting))
 
     @property
     def is_done(self) -> bool:
@@ -160,13 +161,13 @@ class TranslationRequest:
         """Set the finished first attempt aside and translate everything on `larger`."""
         self.earlier, self.translations = self.attempt(), {}
         self.point, self.attempt_began_s = larger, now_s
-        self.waiting = deque(self._places())
+        self.waiting = deque(self.planned)
 
     def piece(self, place: Place, translation: str) -> str:
         """A sentence's translation with what stays as it is around it: all pieces of a text in order are the text."""
         number, position = place
         text = self.texts[number]
-        others = [other for of, other in self.num_tokens if of == number]
+        others = [other for of, other in self.planned if of == number]
         first = max((other + 1 for other in others if other < position), default=0)
         end = position + 1 if any(other > position for other in others) else len(text)
         segments = text[first:end]

@@ -16,7 +16,7 @@ from typing import Any
 
 from dynhat_runtime import daemon
 from dynhat_runtime.decoding.search import BeamOptions
-from dynhat_runtime.decoding.translator import SentenceTranslation, Translator
+from dynhat_runtime.decoding.translator import PlannedSentence, SentenceTranslation, Translator
 from dynhat_runtime.engine import TranslationEngine
 from dynhat_runtime.model.sub_transformer import SubTransformer
 from dynhat_runtime.settings import Settings, load_settings
@@ -28,10 +28,10 @@ NUM_SLOW_STEPS, SLOW_STEP_S = 30, 0.1
 class FaultyTranslator(Translator):
     """Gets stuck, or slow."""
 
-    def translate(
+    def translate_planned(
         self,
         sub: SubTransformer,
-        sentences: Sequence[str],
+        planned: Sequence[PlannedSentence],
         options: BeamOptions,
         *,
         is_cancelled: Callable[[], bool] = lambda: False,
@@ -43,7 +43,7 @@ class FaultyTranslator(Translator):
         for _ in range(NUM_SLOW_STEPS if (FOLDER / "slow").exists() else 0):
             is_cancelled()
             time.sleep(SLOW_STEP_S)
-        return super().translate(sub, sentences, options, is_cancelled=is_cancelled, **more)
+        return super().translate_planned(sub, planned, options, is_cancelled=is_cancelled, **more)
 
 
 def _while_there(name: str) -> None:

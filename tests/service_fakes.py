@@ -22,12 +22,14 @@ from dynhat_runtime.operating_point import (
     OperatingPoint,
     OperatingPointTable,
 )
+from dynhat_runtime.prepared_texts import PreparedTexts
 from dynhat_runtime.queue_load import Priority, QueueLimits, QueueLoad
 from dynhat_runtime.resource_snapshot import ResourceSnapshot, SensorState
 from dynhat_runtime.service.lifecycle import Lifecycle, Serving
 from dynhat_runtime.service.ports import Mode
 from dynhat_runtime.tally import ControlTallies, EngineTallies
-from dynhat_runtime.text.sentences import Cuts
+from dynhat_runtime.text.sentences import Cuts, Segment
+from tests.planned_sentences import planned_sentence
 
 SINCE = datetime(2026, 1, 2, 3, 4, 5, 678000, tzinfo=timezone.utc)
 
@@ -142,13 +144,20 @@ class FakeEngine:
         if isinstance(self.failure, EngineOverloadedError):
             raise self.failure
 
-    def count_src_tokens(self, texts: Sequence[str], cuts: Cuts = "lines") -> list[tuple[int, ...]]:
-        """A token for each word, and eos; only letters are translated."""
-        return [(len(text.split()) + 1,) if any(map(str.isalpha, text)) else () for text in texts]
+    def prepare(self, texts: Sequence[str], cuts: Cuts = "lines") -> PreparedTexts:
+        """Every text is a sentence, with a token for each word, and eos; only letters are translated."""
+        return PreparedTexts(
+            [[Segment("", text, "")] for text in texts],
+            {
+                (number, 0): planned_sentence(text, len(text.split()) + 1)
+                for number, text in enumerate(texts)
+                if any(map(str.isalpha, text))
+            },
+        )
 
     def submit(
         self,
-        texts: Sequence[str],
+        texts: Sequence[str] | PreparedTexts,
         *,
         beam_size: int | None = None,
         point_id: str | None = None,
@@ -165,6 +174,8 @@ class FakeEngine:
             raise self.failure
         if self.is_stopped:
             raise EngineStoppedError("engine is stopped")
+        if isinstance(texts, PreparedTexts):
+            texts = [segment.sentence for (segment,) in texts.texts]
         self.submitted.append(list(texts))
         self.retries_within_ms.append(retry_within_ms)
         self.asked.append(

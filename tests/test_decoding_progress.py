@@ -46,10 +46,10 @@ class HeldTranslator(Translator):
     allowed = threading.Semaphore(0)
     entered = threading.Event()
 
-    def translate(
+    def translate_planned(
         self,
         sub: object,
-        sentences: object,
+        planned: object,
         options: BeamOptions,
         *,
         is_cancelled: Callable[[], bool] = lambda: False,
@@ -62,7 +62,7 @@ class HeldTranslator(Translator):
             self.allowed.acquire()
             return is_cancelled()
 
-        return super().translate(sub, sentences, options, is_cancelled=ask, **more)  # type: ignore[arg-type]
+        return super().translate_planned(sub, planned, options, is_cancelled=ask, **more)  # type: ignore[arg-type]
 
 
 @pytest.fixture
@@ -95,7 +95,7 @@ def test_at_work(engine: TranslationEngine) -> None:
     progress = engine.progress
     assert progress.is_busy
     assert progress.point_id == "large"
-    assert progress.num_src_tokens == engine.count_src_tokens(["The man sees a red house."])[0]
+    assert progress.num_src_tokens == engine.prepare(["The man sees a red house."]).part_lengths
 
 
 def test_no_step_no_progress(engine: TranslationEngine) -> None:

@@ -13,7 +13,7 @@ import pytest
 
 from dynhat_runtime.decoding.search import BeamOptions
 from dynhat_runtime.decoding.tokenizer import SentencePieceTokenizer
-from dynhat_runtime.decoding.translator import LengthLimits, SentenceTranslation, Translator
+from dynhat_runtime.decoding.translator import LengthLimits, PlannedSentence, SentenceTranslation, Translator
 from dynhat_runtime.engine import ActivePoint, TranslationEngine
 from dynhat_runtime.errors import EngineOverloadedError, EngineStoppedError, UnknownOperatingPointError
 from dynhat_runtime.governor.request_choice import MAX_BATCH_SENTENCES
@@ -22,6 +22,7 @@ from dynhat_runtime.model.decodable import Decodable
 from dynhat_runtime.model.sub_transformer import SubTransformer
 from dynhat_runtime.queue_load import QueueLimits
 from dynhat_runtime.served_points import ServedPoints
+from tests.planned_sentences import texts_of
 from tests.tiny_bundle import POINT_IDS, SENTENCES
 
 PATIENCE_S = 30.0
@@ -37,17 +38,18 @@ class WatchedTranslator(Translator):
         self.is_gated = False
         self.began = threading.Semaphore(0)
 
-    def translate(
-        self, sub: SubTransformer, sentences: Sequence[str], options: BeamOptions, **more: Any
+    def translate_planned(
+        self, sub: SubTransformer, planned: Sequence[PlannedSentence], options: BeamOptions, **more: Any
     ) -> list[SentenceTranslation]:
         """Note, wait, translate."""
+        sentences = texts_of(planned)
         self.batches.append((sub, tuple(sentences)))
         self.began.release()
         if self.is_gated:
             assert self.gate.acquire(timeout=PATIENCE_S)
         if "fail" in " ".join(sentences):
             raise RuntimeError("broken batch")
-        return super().translate(sub, sentences, options, **more)
+        return super().translate_planned(sub, planned, options, **more)
 
 
 def _engine(bundle: Bundle, **options: Any) -> tuple[TranslationEngine, WatchedTranslator]:
@@ -296,12 +298,12 @@ def test_the_bundle_says_how_it_is_searched(tiny_bundle: Bundle, monkeypatch: py
     engine = TranslationEngine.load(bundle, bundle.table(), beam_size=2)
     asked: list[BeamOptions] = []
 
-    def note(sub: Decodable, sentences: Sequence[str], options: BeamOptions, **more: Any) -> Any:
+    def note(sub: Decodable, planned: Any, options: BeamOptions, **more: Any) -> Any:
         asked.append(options)
-        return translate(sub, sentences, options, **more)
+        return translate(sub, planned, options, **more)
 
-    translate = engine._translator.translate
-    monkeypatch.setattr(engine._translator, "translate", note)
+    translate = engine._translator.translate_planned
+    monkeypatch.setattr(engine._translator, "translate_planned", note)
     engine.start()
     try:
         engine.submit([SENTENCES[0]]).result(PATIENCE_S)

@@ -16,13 +16,14 @@ from dynhat_runtime.decoding.canary import CANARIES
 from dynhat_runtime.decoding.output_guard import Fault
 from dynhat_runtime.decoding.search import BeamOptions
 from dynhat_runtime.decoding.tokenizer import SentencePieceTokenizer
-from dynhat_runtime.decoding.translator import LengthLimits, SentenceTranslation, Translator
+from dynhat_runtime.decoding.translator import LengthLimits, PlannedSentence, SentenceTranslation, Translator
 from dynhat_runtime.engine import ActivePoint, TranslationEngine
 from dynhat_runtime.errors import UnknownOperatingPointError
 from dynhat_runtime.model.checkpoint import SENTENCEPIECE_MODEL, Bundle
 from dynhat_runtime.model.sub_transformer import SubTransformer
 from dynhat_runtime.observation import Observation
 from dynhat_runtime.served_points import ServedPoints
+from tests.planned_sentences import texts_of
 from tests.tiny_bundle import POINT_IDS, SENTENCES
 
 PATIENCE_S = 30.0
@@ -44,10 +45,11 @@ class JudgedTranslator(Translator):
         self.gate: threading.Semaphore | None = None
         self.began = threading.Semaphore(0)
 
-    def translate(
-        self, sub: SubTransformer, sentences: Sequence[str], options: BeamOptions, **more: Any
+    def translate_planned(
+        self, sub: SubTransformer, planned: Sequence[PlannedSentence], options: BeamOptions, **more: Any
     ) -> list[SentenceTranslation]:
         """Note, wait, translate, judge."""
+        sentences = texts_of(planned)
         name = self.names[id(sub)]
         self.batches.append((name, tuple(sentences)))
         self.began.release()
@@ -55,7 +57,7 @@ class JudgedTranslator(Translator):
             assert self.gate.acquire(timeout=PATIENCE_S)
         if name in self.failing:
             raise RuntimeError("broken batch")
-        outputs = super().translate(sub, sentences, options, **more)
+        outputs = super().translate_planned(sub, planned, options, **more)
         return [
             replace(
                 output,
@@ -202,7 +204,7 @@ def test_tokens_are_counted_as_they_are_decoded(bench: Bench) -> None:
     """The lengths counted beforehand are those translated: per sentence, parts of an over-long one apart."""
     long = ", ".join(["the old book"] * 30)
     texts = [f"{SENTENCES[0]} {SENTENCES[1]}", "42", "", long]
-    counted = bench.engine.count_src_tokens(texts)
+    counted = [bench.engine.prepare([text]).part_lengths for text in texts]
     translated = bench.engine.submit(texts).result(PATIENCE_S)
     assert [sum(lengths) for lengths in counted] == [text.num_src_tokens for text in translated]
     assert [len(lengths) for lengths in counted[:3]] == [2, 0, 0]
@@ -233,7 +235,7 @@ def test_parts_count_as_rows(bench: Bench) -> None:
     long = ", ".join(["the old book"] * 30)
     bench.translate(long)
     bench.until_observed(1)
-    (lengths,) = bench.engine.count_src_tokens([long])
+    lengths = bench.engine.prepare([long]).part_lengths
     assert bench.observations[0].num_sentences == len(lengths)
     assert bench.observations[0].num_src_tokens == max(lengths)
 
@@ -407,7 +409,7 @@ def test_neighbours_of_a_retry(make: Callable[..., Bench]) -> None:
 def test_a_request_given_up_while_it_is_translated(bench: Bench) -> None:
     """Decoding stops between two steps once nobody waits for the batch; the engine goes on with the next request."""
     steps: list[bool] = []
-    original = bench.translator.translate
+    original = bench.translator.translate_planned
 
     def translate_slowly(*arguments: Any, is_cancelled: Callable[[], bool], **more: Any) -> Any:
         def ask() -> bool:
@@ -418,12 +420,12 @@ def test_a_request_given_up_while_it_is_translated(bench: Bench) -> None:
 
         return original(*arguments, is_cancelled=ask, **more)
 
-    bench.translator.translate = translate_slowly  # type: ignore[method-assign]
+    bench.translator.translate_planned = translate_slowly  # type: ignore[method-assign]
     bench.translator.gate = threading.Semaphore(0)
     future = bench.engine.submit([SENTENCES[0]])
     bench.translator.gate.release(10)
     bench.until(lambda: len(steps) >= 3)
-    bench.translator.translate = original  # type: ignore[method-assign]
+    bench.translator.translate_planned = original  # type: ignore[method-assign]
     assert bench.translate(SENTENCES[1]).text
     assert steps == [False, False, True]
     assert future.cancelled()

@@ -12,7 +12,7 @@ import pytest
 
 from dynhat_runtime.monitor.host import HostMonitor
 from dynhat_runtime.resource_snapshot import ResourceSnapshot
-from tests.sensor_files import write
+from tests.sensor_files import meminfo, write
 
 CPUS = "sys/devices/system/cpu"
 
@@ -104,6 +104,16 @@ def test_pressure_of_another_kind_is_not_taken_for_it(tmp_path: Path) -> None:
 
 
 # --- memory, load and the whole ---------------------------------------------------------------------------
+
+
+def test_psutil_is_told_another_root_for_the_reading_only(tmp_path: Path) -> None:
+    """Whoever else asks psutil in this process still asks the real machine, also after a reading that failed."""
+    file = tmp_path / "proc/meminfo"
+    file.parent.mkdir()
+    for text, total_mib in ((meminfo(4194304, 2097152), 4096.0), ("MemTotal: none", None)):
+        file.write_text(text)
+        assert HostMonitor(tmp_path).read().memory_total_mib == total_mib
+        assert psutil.Process().pid == os.getpid()
 
 
 def test_memory_is_told_in_mib() -> None:

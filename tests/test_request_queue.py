@@ -8,10 +8,12 @@ from typing import Any
 import pytest
 
 from dynhat_runtime.errors import EngineOverloadedError
+from dynhat_runtime.prepared_texts import PreparedTexts
 from dynhat_runtime.queue_load import Priority, QueueLimits
 from dynhat_runtime.request_queue import MAX_BATCH_TOKENS, MAX_TIMES_PASSED_OVER, Batch, RequestQueue
 from dynhat_runtime.text.sentences import Segment
 from dynhat_runtime.translation_request import ActivePoint, TranslationRequest
+from tests.planned_sentences import planned_sentence
 
 NOBODY: Any = None
 POINT = ActivePoint("p", NOBODY)
@@ -21,11 +23,14 @@ def make_request(
     num_sentences: int = 1, priority: Priority = "interactive", num_tokens: int = 10, **more: Any
 ) -> TranslationRequest:
     """A request of equal sentences."""
+    segments = [Segment("", f"Sentence {number}.", " ") for number in range(num_sentences)]
+    planned = {
+        (0, number): planned_sentence(segment.sentence, num_tokens) for number, segment in enumerate(segments)
+    }
     return TranslationRequest(
-        texts=[[Segment("", f"Sentence {number}.", " ") for number in range(num_sentences)]],
+        prepared=PreparedTexts([segments], planned),
         submitted_s=0.0,
         future=Future(),
-        num_tokens={(0, number): num_tokens for number in range(num_sentences)},
         priority=priority,
         **{"beam_size": 4, **more},
     )
@@ -212,17 +217,17 @@ def test_a_stream_goes_sentence_by_sentence() -> None:
 
 def test_pieces_are_the_text() -> None:
     """All pieces of a text in order are the text, what is not translated included."""
-    request = make_request()
-    request.texts = [
-        [
-            Segment("\n", "42", " "),
-            Segment("", "One.", "  "),
-            Segment("", "!", "\n"),
-            Segment("", "Two.", " "),
-            Segment("", "7", ""),
-        ]
+    segments = [
+        Segment("\n", "42", " "),
+        Segment("", "One.", "  "),
+        Segment("", "!", "\n"),
+        Segment("", "Two.", " "),
+        Segment("", "7", ""),
     ]
-    request.num_tokens = {(0, 1): 1, (0, 3): 1}
+    planned = {(0, position): planned_sentence(segments[position].sentence, 1) for position in (1, 3)}
+    request = TranslationRequest(
+        prepared=PreparedTexts([segments], planned), beam_size=4, submitted_s=0.0, future=Future()
+    )
     pieces = [request.piece((0, 1), "EINS"), request.piece((0, 3), "ZWEI")]
     assert "".join(pieces) == "\n42 EINS  !\nZWEI 7"
 

@@ -42,7 +42,7 @@ def test_over_long_sentences_are_cut(translator: Translator, sub: SubTransformer
     """A sentence beyond the limit is translated in parts, each within it."""
     sentence = ", ".join(["the old book"] * 30)
     (translation,) = translator.translate(sub, [sentence], OPTIONS)
-    lengths = translator.part_lengths(sentence)
+    lengths = translator.plan(sentence).part_lengths
     assert len(lengths) > 1
     assert max(lengths) <= 24
     assert lengths == tuple(part.num_src_tokens for part in translation.parts)
@@ -84,7 +84,7 @@ def test_what_is_protected_comes_through(translator: Translator, sub: SubTransfo
     for span in protected_spans(sentence):
         text = sentence[span.begin : span.end]
         assert translation.text.count(text) == sentence.count(text)
-    assert translator.part_lengths(sentence) == tuple(part.num_src_tokens for part in translation.parts)
+    assert translator.plan(sentence).part_lengths == tuple(part.num_src_tokens for part in translation.parts)
 
 
 def test_a_discarded_part_has_no_say(translator: Translator, sub: SubTransformer) -> None:

@@ -6,7 +6,9 @@ each rule fires on the shipped bundle: `docs/decisions/0012-output-guard.md`.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
+from operator import eq
 from typing import Literal, get_args
 
 Fault = Literal["empty", "repetition", "too_long", "too_short", "copied"]
@@ -80,6 +82,8 @@ def judge(
 
 def _loops(src_tokens: Sequence[int], tgt_tokens: Sequence[int]) -> bool:
     """Rule 2."""
+    if max(Counter(tgt_tokens).values(), default=0) < MIN_LOOP_REPEATS:
+        return False  # nothing comes that often, in a row or not: so it is with most sentences
     repeats = _most_repeats(tgt_tokens, MIN_LOOP_TOKENS)
     return repeats >= MIN_LOOP_REPEATS and repeats > _most_repeats(src_tokens, 0) + SPARE_REPEATS
 
@@ -88,6 +92,9 @@ def _most_repeats(tokens: Sequence[int], min_tokens: int) -> int:
     """How often the most repeated run comes in a row; 1 where nothing that covers `min_tokens` repeats."""
     most = 1
     for period in range(1, MAX_PERIOD + 1):
+        shortest = max(min_tokens - period, period)  # run of equals that makes a repeat
+        if bytes(map(eq, tokens[period:], tokens)).find(b"\1" * shortest) < 0:
+            continue
         num_equal = 0
         for position in range(period, len(tokens)):
             num_equal = num_equal + 1 if tokens[position] == tokens[position - period] else 0

@@ -35,12 +35,17 @@ class Hypothesis:
     Attributes:
         tokens: Ends in eos.
         score: Sum of log-probabilities / length ** length_penalty; the length counts eos.
-        token_scores: Log-probability of each token.
+        totals: Sums of log-probabilities up to and with each token.
     """
 
     tokens: tuple[int, ...]
     score: float
-    token_scores: tuple[float, ...]
+    totals: tuple[float, ...]
+
+    @property
+    def token_scores(self) -> tuple[float, ...]:
+        """Log-probability of each token."""
+        return tuple(b - a for a, b in zip((0.0, *self.totals), self.totals, strict=False))
 
 
 class SearchCancelledError(Exception):
@@ -101,8 +106,7 @@ def search_itself(
 
 def hypothesis(tokens: Sequence[int], totals: Sequence[float], options: BeamOptions) -> Hypothesis:
     """A finished output of these tokens; `totals` are the sums of log-probabilities up to and with each."""
-    token_scores = tuple(b - a for a, b in zip([0.0, *totals], totals, strict=False))
-    return Hypothesis(tuple(tokens), totals[-1] / len(tokens) ** options.length_penalty, token_scores)
+    return Hypothesis(tuple(tokens), totals[-1] / len(tokens) ** options.length_penalty, tuple(totals))
 
 
 def best_first(hypotheses: list[Hypothesis]) -> list[Hypothesis]:

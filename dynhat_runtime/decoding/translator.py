@@ -106,7 +106,7 @@ def search_options(bundle: Bundle, beam_size: int = BeamOptions().beam_size) -> 
     )
 
 
-class _Source(NamedTuple):
+class Source(NamedTuple):
     """A part as it goes in."""
 
     before: str
@@ -114,12 +114,23 @@ class _Source(NamedTuple):
     ids: list[int]
 
 
-class _Planned(NamedTuple):
-    """A sentence as it goes in."""
+class PlannedSentence(NamedTuple):
+    """A sentence as it goes in: what can be said of it before anything is decoded."""
 
     plan: SentencePlan
-    sources: list[list[_Source]]
+    sources: list[list[Source]]
     """The parts of each of the plan's sources."""
+
+    @property
+    def part_lengths(self) -> tuple[int, ...]:
+        """Source tokens, with eos, of everything it is translated as: one length, unless it is over-long or something
+        in it is protected."""
+        return tuple(len(part.ids) for source in self.sources for part in source)
+
+    @property
+    def num_src_tokens(self) -> int:
+        """Of all parts."""
+        return sum(self.part_lengths)
 
 
 class Translator:
@@ -151,13 +162,28 @@ class Translator:
         num_alternatives: int = 0,
         is_cancelled: Callable[[], bool] = lambda: False,
     ) -> list[SentenceTranslation]:
-        """Translate sentences in one batch; over-long ones are cut in two until they fit.
+        """`translate_planned` of sentences that have not been planned yet."""
+        planned = [self.plan(sentence) for sentence in sentences]
+        return self.translate_planned(
+            sub, planned, options, num_alternatives=num_alternatives, is_cancelled=is_cancelled
+        )
+
+    def translate_planned(
+        self,
+        sub: Decodable,
+        planned: Sequence[PlannedSentence],
+        options: BeamOptions,
+        *,
+        num_alternatives: int = 0,
+        is_cancelled: Callable[[], bool] = lambda: False,
+    ) -> list[SentenceTranslation]:
+        """Translate sentences in one batch; over-long ones are in parts that fit.
 
         What is protected in a sentence stands in its translation exactly as often as in it.
 
         Args:
             sub: What computes.
-            sentences: Each with some language in it.
+            planned: Sentences, each with some language in it.
             options: How to search.
             num_alternatives: Other translations wanted of each; there are never more than the search has beams.
             is_cancelled: Asked between two steps.
@@ -165,7 +191,6 @@ class Translator:
         Raises:
             SearchCancelledError: `is_cancelled` said so between two steps.
         """
-        planned = [self._planned(sentence) for sentence in sentences]
         flat = [part for sentence in planned for source in sentence.sources for part in source]
         max_lengths = [self.limits.max_tgt_tokens(len(part.ids)) for part in flat]
         outputs = search(sub, [part.ids for part in flat], max_lengths, options, is_cancelled)
@@ -180,30 +205,26 @@ class Translator:
             for sentence in planned
         ]
 
-    def part_lengths(self, sentence: str) -> tuple[int, ...]:
-        """Source tokens, with eos, of everything `sentence` is translated as: one length, unless it is over-long or
-        something in it is protected."""
-        return tuple(len(part.ids) for source in self._planned(sentence).sources for part in source)
-
-    def _planned(self, sentence: str) -> _Planned:
+    def plan(self, sentence: str) -> PlannedSentence:
+        """What to decode for a sentence; over-long ones are cut in two until they fit."""
         plan = plan_sentence(sentence)
-        return _Planned(plan, [self._parts(source) for source in plan.sources])
+        return PlannedSentence(plan, [self._parts(source) for source in plan.sources])
 
-    def _parts(self, sentence: str) -> list[_Source]:
+    def _parts(self, sentence: str) -> list[Source]:
         """A sentence in parts that fit."""
         ids = self.encode(sentence)
         if len(ids) <= self.limits.max_src_tokens:
-            return [_Source("", sentence, ids)]
+            return [Source("", sentence, ids)]
         if len(sentence) < 2:
-            return [_Source("", sentence, [*ids[: self.limits.max_src_tokens - 1], EOS_ID])]
+            return [Source("", sentence, [*ids[: self.limits.max_src_tokens - 1], EOS_ID])]
         first, separator, second = split_in_two(sentence)
         begin, *rest = self._parts(second)
         return [*self._parts(first), begin._replace(before=separator), *rest]
 
-    def _translated(self, source: _Source, hypotheses: Sequence[Hypothesis]) -> TranslatedPart:
+    def _translated(self, source: Source, hypotheses: Sequence[Hypothesis]) -> TranslatedPart:
         """A part's output, judged."""
         texts = tuple(self.tokenizer.decode(hypothesis.tokens) for hypothesis in hypotheses)
-        scores = tuple(Score(sum(each.token_scores), len(each.tokens)) for each in hypotheses)
+        scores = tuple(Score(each.totals[-1], len(each.tokens)) for each in hypotheses)
         best = hypotheses[0].tokens
         limit = self.limits.max_tgt_tokens(len(source.ids))
         fault = judge(source.text, source.ids, texts[0], best, limit)

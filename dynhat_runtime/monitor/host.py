@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
@@ -31,6 +32,7 @@ from dynhat_runtime.monitor.thermal import CoolingDevices, ThermalZones
 from dynhat_runtime.resource_snapshot import ResourceSnapshot
 
 NUM_COUNTED_TIMES = 8
+USUAL_PROC: str = psutil.PROCFS_PATH
 PAGE_BYTES = os.sysconf("SC_PAGE_SIZE")
 
 
@@ -212,23 +214,28 @@ class HostMonitor:
     def _read_memory(self) -> _Memory | None:
         if not (self._proc / "meminfo").exists():
             return None
-        memory = self._psutil().virtual_memory()
+        with _psutil(self._proc) as told:
+            memory = told.virtual_memory()
         available_mib, total_mib = memory.available / BYTES_PER_MIB, memory.total / BYTES_PER_MIB
         if not 0 <= available_mib <= total_mib:
             raise ValueError(f"{available_mib:g} of {total_mib:g} MiB of memory are available")
         return _Memory(available_mib, total_mib)
-
-    def _psutil(self) -> ModuleType:
-        """psutil, told where `proc` is: it keeps that in a global, so it is told at every reading."""
-        psutil.PROCFS_PATH = str(self._proc)
-        module: ModuleType = psutil
-        return module
 
     def _process_memory_mib(self) -> float | None:
         text = read_text_if_there(f"{self._process}/statm")
         if text is None:
             return None
         return believable(int(text.split()[1]), 0, 2**48, "resident pages") * PAGE_BYTES / BYTES_PER_MIB
+
+
+@contextmanager
+def _psutil(proc: Path) -> Iterator[ModuleType]:
+    """psutil, told for the while where `proc` is: it keeps that in a global, by which everybody else asks, too."""
+    psutil.PROCFS_PATH = str(proc)
+    try:
+        yield psutil
+    finally:
+        psutil.PROCFS_PATH = USUAL_PROC
 
 
 def _bounded(memory: _Memory | None, room: MemoryRoom | None) -> tuple[float | None, float | None]:

@@ -13,7 +13,6 @@ Chooses nothing itself: it asks the control loop.
 from __future__ import annotations
 
 from dataclasses import replace
-from itertools import chain
 
 from starlette.concurrency import run_in_threadpool
 
@@ -48,7 +47,7 @@ def _choose_quality(serving: Serving, model_type: str, source: Source) -> str:
     engine, control = serving.engine, serving.control
     best = engine.table.best.id
     present = [text for text in source.texts if text]
-    lengths = tuple(chain.from_iterable(engine.count_src_tokens(present, source.cuts)))
+    lengths = engine.prepare(present, source.cuts).part_lengths
     if not lengths:
         return best
     wish = RequestWish(num_src_tokens=lengths, num_sentences_ahead=engine.queue_depth, point_id=best)

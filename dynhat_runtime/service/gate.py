@@ -7,6 +7,7 @@ answers what nobody else caught.
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import time
 
@@ -71,7 +72,6 @@ class Gate:
             nonlocal code
             if message["type"] == "http.response.start":
                 code = message["status"]
-                self._note_handling(watch)
                 headers = MutableHeaders(scope=message)
                 headers[REQUEST_ID_HEADER] = request_id
                 if is_deepl(scope["path"]):
@@ -86,7 +86,13 @@ class Gate:
             if code is None:
                 await internal_error_answer(scope["path"])(scope, receive, send_through)
         finally:
-            self._note_answer(scope, code or CLIENT_GONE, time.monotonic() - watch.began_s, request_id)
+            # Behind the answer, which leaves at the end of this turn of the event loop: nobody waits for our notes.
+            asyncio.get_running_loop().call_soon(self._note, scope, code or CLIENT_GONE, watch, request_id)
+
+    def _note(self, scope: Scope, code: int, watch: stopwatch.Stopwatch, request_id: str) -> None:
+        """What there is to note of an answered request."""
+        self._note_handling(watch)
+        self._note_answer(scope, code, time.monotonic() - watch.began_s, request_id)
 
     def _note_handling(self, watch: stopwatch.Stopwatch) -> None:
         """Tell the control loop what the request took besides being decoded."""

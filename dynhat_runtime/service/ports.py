@@ -14,6 +14,7 @@ from dynhat_runtime.governor.governor import ObservationResult
 from dynhat_runtime.governor.request_choice import RequestChoice, RequestWish
 from dynhat_runtime.observation import Handling
 from dynhat_runtime.operating_point import OperatingPointTable
+from dynhat_runtime.prepared_texts import PreparedTexts
 from dynhat_runtime.queue_load import Priority, QueueLoad
 from dynhat_runtime.resource_snapshot import ResourceSnapshot
 from dynhat_runtime.tally import ControlTallies, EngineTallies
@@ -121,12 +122,12 @@ class EnginePort(Protocol):
             EngineStoppedError: The engine is stopping.
         """
 
-    def count_src_tokens(self, texts: Sequence[str], cuts: Cuts = "lines") -> list[tuple[int, ...]]:
-        """Per text, the length in tokens of everything that is decoded at once."""
+    def prepare(self, texts: Sequence[str], cuts: Cuts = "lines") -> PreparedTexts:
+        """What `submit` would have decoded for these texts, which it takes in their place."""
 
     def submit(
         self,
-        texts: Sequence[str],
+        texts: Sequence[str] | PreparedTexts,
         *,
         beam_size: int | None = None,
         point_id: str | None = None,
@@ -141,7 +142,7 @@ class EnginePort(Protocol):
         """A future of one `Translated` per text (Any: futures are invariant).
 
         Args:
-            texts: What to translate.
+            texts: What to translate, or what `prepare` made of it.
             beam_size: Overrides the engine's.
             point_id: For this request alone; None takes the active point.
             retry_within_ms: By when a second attempt at degenerate output must be done; None sets no limit, 0
@@ -151,7 +152,7 @@ class EnginePort(Protocol):
             on_sentence: Hears of each sentence, on the engine's thread: number of its text, next piece of that
                 text's translation. The request is then translated in order, and there is no second attempt.
             num_alternatives: Other translations wanted of each text.
-            cuts: What ends a sentence.
+            cuts: What ends a sentence of texts that are not prepared.
             timeout_s: How long somebody waits for it.
 
         Raises:

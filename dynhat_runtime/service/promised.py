@@ -9,7 +9,6 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from itertools import chain
 from typing import Any
 
 from fastapi import APIRouter, Request
@@ -19,6 +18,7 @@ from starlette.concurrency import run_in_threadpool
 from dynhat_runtime.decoding.score import Score
 from dynhat_runtime.errors import DeadlineError, PromiseError, RequestError
 from dynhat_runtime.governor.request_choice import RequestChoice, RequestWish
+from dynhat_runtime.prepared_texts import PreparedTexts
 from dynhat_runtime.queue_load import PRIORITIES, Priority
 from dynhat_runtime.service import stopwatch
 from dynhat_runtime.service.bodies import JSON, described, read_json_object
@@ -94,6 +94,8 @@ class _Begun:
 
     serving: Serving
     asked: PromisedRequest
+    prepared: PreparedTexts
+    """What of its texts is not empty."""
     choice: RequestChoice
     caller: Caller
     stopwatch: Stopwatch
@@ -114,6 +116,7 @@ class _Begun:
             retry_within_ms=_retry_within_ms(self.asked, self.choice, self.elapsed_ms),
             priority=self.asked.priority or self.caller.priority,
             num_alternatives=self.asked.num_alternatives,
+            prepared=self.prepared,
         )
 
 
@@ -128,7 +131,8 @@ def router(lifecycle: Lifecycle, limits: RequestLimits, door: Door, metrics: Met
         fields = await read_in_time(read_json_object(request, limits.max_body_bytes), limits, "text")
         asked = check_promised(fields, serving.engine, limits)
         note_in_log(request, caller, asked.texts if limits.log_texts else None)
-        return _Begun(serving, asked, await _choose(serving, asked), caller, stopwatch.of(request))
+        prepared, choice = await _choose(serving, asked)
+        return _Begun(serving, asked, prepared, choice, caller, stopwatch.of(request))
 
     def answer_of(begun: _Begun, translation: Translation) -> PromisedAnswer:
         """What the client gets, and the metrics of it."""
@@ -272,8 +276,8 @@ def _check_point(value: object, engine: EnginePort) -> str | None:
     raise RequestError(f"point {show(value)} is unknown: choose one of {', '.join(known)}", "point")
 
 
-async def _choose(serving: Serving, asked: PromisedRequest) -> RequestChoice:
-    """The point for a request.
+async def _choose(serving: Serving, asked: PromisedRequest) -> tuple[PreparedTexts, RequestChoice]:
+    """What there is to translate, and the point for it.
 
     Raises:
         PromiseError: It is strict, and not expected to get what it asks for.
@@ -284,9 +288,13 @@ async def _choose(serving: Serving, asked: PromisedRequest) -> RequestChoice:
     return await run_in_threadpool(_choose_now, serving, asked)
 
 
-def _choose_now(serving: Serving, asked: PromisedRequest) -> RequestChoice:
+def _choose_now(serving: Serving, asked: PromisedRequest) -> tuple[PreparedTexts, RequestChoice]:
+    prepared = serving.engine.prepare([text for text in asked.texts if text])
+    return prepared, _choice(serving, asked, prepared.part_lengths)
+
+
+def _choice(serving: Serving, asked: PromisedRequest, lengths: tuple[int, ...]) -> RequestChoice:
     engine, control = serving.engine, serving.control
-    lengths = tuple(chain.from_iterable(engine.count_src_tokens([text for text in asked.texts if text])))
     if not lengths:
         point_id = asked.point_id or engine.active_point_id
         return RequestChoice(

@@ -1,14 +1,20 @@
-"""How long a request has been in our hands: from its arrival, without the time its client took to send its body."""
+"""How long a request has been in our hands: from its arrival, without the time its client took to send its body.
+
+It arrives with the last of its head, before anything of it is parsed; the server notes when.
+"""
 
 from __future__ import annotations
 
 import time
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 from fastapi import Request
 from starlette.types import Message, Receive, Scope
 
 from dynhat_runtime.service.ports import Translated
+
+ARRIVED_S = "arrived_s"
+"""Of a scope's state: monotonic time when the request arrived."""
 
 
 @dataclass(slots=True)
@@ -17,7 +23,8 @@ class Stopwatch:
 
     is_alone: bool
     """No other request was in flight when it came: if it waited, then for nobody."""
-    began_s: float = field(default_factory=time.monotonic)
+    began_s: float
+    """Monotonic time of its arrival."""
     body_s: float = 0.0
     """What the client took for its body."""
     decoded_ms: float | None = None
@@ -59,8 +66,9 @@ class Stopwatch:
 
 def start(scope: Scope, *, is_alone: bool) -> Stopwatch:
     """Start the stopwatch of the request in `scope`."""
-    stopwatch = Stopwatch(is_alone)
-    scope.setdefault("state", {})["stopwatch"] = stopwatch
+    state = scope.setdefault("state", {})
+    stopwatch = Stopwatch(is_alone, state.get(ARRIVED_S, time.monotonic()))
+    state["stopwatch"] = stopwatch
     return stopwatch
 
 

@@ -14,11 +14,14 @@ from starlette.requests import ClientDisconnect
 
 from dynhat_runtime.errors import DeadlineError, EngineStoppedError
 from dynhat_runtime.logs import current_request_id
+from dynhat_runtime.prepared_texts import PreparedTexts
 from dynhat_runtime.queue_load import Priority
 from dynhat_runtime.service import stopwatch
 from dynhat_runtime.service.ports import EnginePort, Translated
 from dynhat_runtime.text.sentences import Cuts
 
+UNWATCHED_S = 0.05
+"""A client that leaves is noticed from then on: most translations are done before, and to watch costs time."""
 QUICK_CHARS = 1000
 """Longer texts are cut into sentences and counted on a thread: beyond about a millisecond others would wait for it."""
 
@@ -45,6 +48,7 @@ class Asked:
         on_sentence: As `EnginePort.submit` has it.
         num_alternatives: Other translations wanted of each text.
         cuts: What ends a sentence.
+        prepared: What the engine made of the texts that are not empty, if it has been asked already.
     """
 
     timeout_s: float
@@ -54,6 +58,7 @@ class Asked:
     on_sentence: Callable[[int, str], None] | None = None
     num_alternatives: int = 0
     cuts: Cuts = "lines"
+    prepared: PreparedTexts | None = None
 
 
 async def translate(engine: EnginePort, texts: Sequence[str], request: Request, asked: Asked) -> Translation:
@@ -86,7 +91,7 @@ async def submit(engine: EnginePort, texts: Sequence[str], asked: Asked) -> Futu
 
     def put_in() -> Future[Any]:
         return engine.submit(
-            present,
+            present if asked.prepared is None else asked.prepared,
             point_id=asked.point_id,
             retry_within_ms=asked.retry_within_ms,
             priority=asked.priority,
@@ -97,7 +102,7 @@ async def submit(engine: EnginePort, texts: Sequence[str], asked: Asked) -> Futu
             timeout_s=asked.timeout_s,
         )
 
-    if sum(map(len, present)) <= QUICK_CHARS:
+    if asked.prepared is not None or sum(map(len, present)) <= QUICK_CHARS:
         return put_in()
     return await run_in_threadpool(put_in)
 
@@ -114,20 +119,29 @@ def collect(texts: Sequence[str], translated: Sequence[Translated]) -> Translati
 async def wait_for(future: Future[Any], request: Request, timeout_s: float) -> Sequence[Translated]:
     """Wait for the engine, the client's patience and the clock, whichever ends first."""
     waiting = asyncio.wrap_future(future)
+    try:
+        await asyncio.wait((waiting,), timeout=min(timeout_s, UNWATCHED_S))
+        if not waiting.done():
+            await _wait_while_connected(waiting, request, timeout_s - UNWATCHED_S)
+        if not waiting.done():
+            raise DeadlineError(f"the translation took longer than {timeout_s:g} s: send fewer texts")
+        if waiting.cancelled():
+            raise EngineStoppedError("the engine is stopping: try again later")
+        answer: Sequence[Translated] = waiting.result()
+        return answer
+    finally:
+        waiting.cancel()
+
+
+async def _wait_while_connected(waiting: asyncio.Future[Any], request: Request, timeout_s: float) -> None:
+    """Return when `waiting` is done or the time is over; raises ClientDisconnect when the client has left."""
     client_left = asyncio.ensure_future(until_disconnected(request))
     try:
         waited_for: set[asyncio.Future[Any]] = {waiting, client_left}
-        await asyncio.wait(waited_for, timeout=timeout_s, return_when=asyncio.FIRST_COMPLETED)
-        if waiting.done():
-            if waiting.cancelled():
-                raise EngineStoppedError("the engine is stopping: try again later")
-            answer: Sequence[Translated] = waiting.result()
-            return answer
-        if client_left.done():
+        await asyncio.wait(waited_for, timeout=max(timeout_s, 0.0), return_when=asyncio.FIRST_COMPLETED)
+        if client_left.done() and not waiting.done():
             raise ClientDisconnect
-        raise DeadlineError(f"the translation took longer than {timeout_s:g} s: send fewer texts")
     finally:
-        waiting.cancel()
         client_left.cancel()
 
 
