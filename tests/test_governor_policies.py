@@ -350,15 +350,16 @@ def test_a_step_up_for_next_to_nothing_is_in_no_hurry(losses: tuple[float, float
 
 
 @pytest.mark.parametrize(
-    ("came_down", "active_s", "code"),
-    [
-        (False, 5.9, "unsettled"),
-        (False, 6.0, "over_budget"),
-        (True, 9.9, "unsettled"),
-        (True, 10.0, "over_budget"),
-    ],
+    ("came_down", "num_switches", "stays_s"),
+    [(False, 0, 6.0), (False, 1, 6.0), (True, 1, 10.0), (True, 2, 15.0), (False, 3, 15.0)],
 )
-def test_what_is_only_unsure_is_left_in_its_time(came_down: bool, active_s: float, code: str) -> None:
-    """After 6 s, and after 10 s where it was stepped down to: a staircase has few steps."""
-    state = replace(learned(1.1, 50), active_id="p6", since_monotonic_s=100.0 - active_s, came_down=came_down)
+@pytest.mark.parametrize(("more_s", "code"), [(-0.1, "unsettled"), (0.0, "over_budget")])
+def test_what_is_only_unsure_is_left_in_its_time(
+    came_down: bool, num_switches: int, stays_s: float, more_s: float, code: str
+) -> None:
+    """After 6 s, after 10 s where it was stepped down to, after 15 s as the third switch of a disturbance: a staircase
+    has few steps."""
+    since_s = 100.0 - stays_s - more_s
+    state = replace(learned(1.1, 50), active_id="p6", since_monotonic_s=since_s, came_down=came_down)
+    state = replace(state, num_switches=num_switches)
     assert decide_from("p6", state=state).reason_code == code

@@ -34,6 +34,8 @@ REMEMBERED_HOLD_S = 10.0
 few to know better by."""
 CLIMB_S = 15.0
 """From one step up to the next under the same caps."""
+ONE_DISTURBANCE_S = 5.0
+"""Jumps of the slow-down, and jumps behind other caps, that follow so closely are one disturbance."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -96,6 +98,7 @@ class Governor:
         self._num_seen_under_caps = 0
         self._num_quick_canaries = 0
         self._taken_back_hold_s = 0.0
+        self._disturbed_s = -math.inf
 
     @property
     def active_id(self) -> str:
@@ -151,6 +154,8 @@ class Governor:
         self._num_quick_canaries = 0
         growth = self._growth
         learned = belief.updated(ratio, observation.monotonic_s, growth.variance(num_sentences))
+        if learned.jumped_monotonic_s != belief.jumped_monotonic_s:
+            self._note_disturbance(observation.monotonic_s)
         self._state = replace(self._state, slow_down=learned)
         self._growth = growth.updated(
             num_sentences, math.log(ratio / belief.factor), belief.log_variance + belief.noise_variance
@@ -158,6 +163,12 @@ class Governor:
         self._target_length = self._target_length.updated(
             observation.num_src_tokens, observation.num_tgt_tokens
         )
+
+    def _note_disturbance(self, monotonic_s: float) -> None:
+        """What counts the switches of a disturbance begins anew, unless this one is the last one still."""
+        if monotonic_s - self._disturbed_s > ONE_DISTURBANCE_S:
+            self._state = replace(self._state, num_switches=0)
+        self._disturbed_s = monotonic_s
 
     def note_handling(self, handling: Handling) -> None:
         """Learn from one answered request what it took besides being decoded."""
@@ -199,8 +210,14 @@ class Governor:
         self._caps, self._caps_since_s = caps, now_s
         self._num_seen_under_caps = self._num_quick_canaries = 0
         self._taken_back_hold_s = 0.0
+        self._disturbed_s = now_s
         self._state = replace(
-            self._state, slow_down=learned, plan_at_least=plan_at_least, hold_s=0.0, came_down=False
+            self._state,
+            slow_down=learned,
+            plan_at_least=plan_at_least,
+            hold_s=0.0,
+            came_down=False,
+            num_switches=0,
         )
 
     # Rules: a canary is wanted under policy `predictive` with no point pinned, when
@@ -285,4 +302,5 @@ class Governor:
             step_ups_monotonic_s=step_ups,
             hold_s=hold_s,
             came_down=came_down,
+            num_switches=state.num_switches + 1,
         )

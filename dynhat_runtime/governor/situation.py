@@ -30,6 +30,8 @@ CAME_DOWN_STAYS_S = 5.0
 UNSURE_STEP_S, UNSURE_AGAIN_S = 6.0, 10.0
 """Before a point is left that would meet the budget as expected and only lacks the confidence; the second, if it was
 stepped down to."""
+MANY_SWITCHES, MANY_SWITCHES_STAY_S = 2, 15.0
+"""After so many switches of one disturbance, before a step up, or a step down from a point that is only unsure."""
 DOUBT_STDS = 3.0
 """Standard deviations of the slow-down that widen the dead band."""
 
@@ -51,6 +53,8 @@ class GovernorState:
     """When the steps up of the last minute were taken."""
     came_down: bool = False
     """The active point was stepped down to on what was learned, under the present caps."""
+    num_switches: int = 0
+    """Since the last disturbance: since other caps were seen, or the slow-down jumped."""
     handling: HandlingTime = field(default_factory=HandlingTime)
     """What requests take besides being decoded."""
     hold_s: float = 0.0
@@ -194,7 +198,8 @@ class Situation:
     @property
     def is_left_when_unsure(self) -> bool:
         """The active point has been given the time to become sure."""
-        return self.has_been_active_s >= (UNSURE_AGAIN_S if self.state.came_down else UNSURE_STEP_S)
+        stays_s = UNSURE_AGAIN_S if self.state.came_down else UNSURE_STEP_S
+        return self.has_been_active_s >= (MANY_SWITCHES_STAY_S if self._has_switched_much else stays_s)
 
     @property
     def stays_s(self) -> float:
@@ -202,7 +207,14 @@ class Situation:
         stays_s = max(self.rules.dwell_s, self.state.hold_s)
         if self.state.came_down and not (self.forecast.is_plan or self._has_jumped):
             stays_s = max(stays_s, CAME_DOWN_STAYS_S)
+        if self._has_switched_much:
+            stays_s = max(stays_s, MANY_SWITCHES_STAY_S)
         return max(stays_s, SMALL_GAIN_STAYS_S) if self._gains_little else stays_s
+
+    @property
+    def _has_switched_much(self) -> bool:
+        """A disturbance is worth a few switches; more only for what is certain."""
+        return self.state.num_switches >= MANY_SWITCHES
 
     @property
     def _has_jumped(self) -> bool:
