@@ -34,7 +34,7 @@ REMEMBERED_HOLD_S = 10.0
 few to know better by."""
 CLIMB_S = 15.0
 """From one step up to the next under the same caps."""
-ONE_DISTURBANCE_S = 5.0
+ONE_DISTURBANCE_S = 8.0
 """Jumps of the slow-down, and jumps behind other caps, that follow so closely are one disturbance."""
 
 
