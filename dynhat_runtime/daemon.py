@@ -41,7 +41,7 @@ from dynhat_runtime.service.metrics import Metrics
 from dynhat_runtime.settings import Settings, restart_needed
 from dynhat_runtime.systemd_notify import Notifier, watchdog_period_s
 from dynhat_runtime.telemetry import RequestSpans
-from dynhat_runtime.terms import check_exposure, check_tls, keys_of, limits_of, terms_of
+from dynhat_runtime.terms import answer_alike, check_exposure, check_tls, keys_of, limits_of, terms_of
 
 HANDOVER_S = 1.0
 """After a reload, what a request gets that has looked up the old engine and not yet given it its texts."""
@@ -277,8 +277,9 @@ class _Daemon:
             return settings, keys, runtime.renew(settings)
 
         settings, keys, renewed = await asyncio.to_thread(prepare)
-        is_same = (settings, keys) == (self._settings, self._keys)
-        app = self._entrance.app if is_same else self._app(settings, keys)
+        # FastAPI remembers the routes of the last hundred applications: no new one for other settings than its own.
+        keeps_app = keys == self._keys and answer_alike(settings, self._settings)
+        app = self._entrance.app if keeps_app else self._app(settings, keys)
         if renewed is not None:
             await asyncio.to_thread(renewed.take_over_from, runtime)
         self._settings, self._keys, self._entrance.app = settings, keys, app
@@ -288,7 +289,7 @@ class _Daemon:
         if renewed is not None:
             self._runtime = renewed
             self._lifecycle.replace(Serving(renewed.engine, renewed.control))
-        if renewed is not None or not is_same:
+        if renewed is not None or not keeps_app:
             retiring = asyncio.ensure_future(self._retire(runtime if renewed is not None else None))
             self._retiring.add(retiring)
             retiring.add_done_callback(self._retiring.discard)

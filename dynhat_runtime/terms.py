@@ -5,6 +5,7 @@ from __future__ import annotations
 import ipaddress
 import socket
 import ssl
+from dataclasses import replace
 from pathlib import Path
 
 from dynhat_runtime.errors import SettingsError
@@ -44,6 +45,15 @@ def terms_of(settings: Settings, keys: KeyRing | None) -> Terms:
         shows_metrics=settings.metrics,
         metrics_token=settings.metrics_token,
     )
+
+
+def answer_alike(one: Settings, other: Settings) -> bool:
+    """Whether both make the same application, with the same keys."""
+    mine, theirs = (
+        (limits_of(each), replace(terms_of(each, None), door=None), each.rate_limit_per_minute)
+        for each in (one, other)
+    )
+    return mine == theirs
 
 
 # Rules: whoever can reach the daemon may translate and pin points, so that it listens beyond this machine only

@@ -19,7 +19,7 @@ import psutil
 import pytest
 import torch
 
-from dynhat_runtime.daemon import NUM_HELPERS
+from dynhat_runtime.daemon import HANDOVER_S, NUM_HELPERS
 from dynhat_runtime.memory_shortage import low_memory_error
 from dynhat_runtime.model.checkpoint import Bundle
 from tests.daemon_process import until
@@ -167,8 +167,6 @@ def test_durations_come_from_the_monotonic_clock() -> None:
 NUM_RELOADS = int(os.environ.get("DYNHAT_TEST_RELOADS", "250"))
 """A thousand takes a minute: ask for it by the variable."""
 WARM_UP = NUM_RELOADS // 4
-ARENA_BYTES = 2**20
-"""Python takes memory for small objects by so much at a time: one arena more is no growth, and no less can be seen."""
 NUM_DIFFERENT = 25
 """Every so many a reload brings another governor, engine and queue; the others find nothing changed."""
 
@@ -190,6 +188,7 @@ def test_many_reloads(tiny_bundle: Bundle, tmp_path: Path) -> None:
             daemon.process.send_signal(signal.SIGHUP)
             until(lambda number=number: num_reloads(daemon) >= number)
             if number >= WARM_UP and number % NUM_DIFFERENT == NUM_DIFFERENT - 1:
+                time.sleep(1.5 * HANDOVER_S)  # what was replaced is gone by then
                 seen.append((process.memory_info().rss, process.num_fds(), process.num_threads()))
         assert daemon.translate(SENTENCES[0])[0] == 200
     finally:
@@ -197,8 +196,7 @@ def test_many_reloads(tiny_bundle: Bundle, tmp_path: Path) -> None:
     assert daemon.process.wait(PATIENCE_S) == 0
     print("RSS MiB", [round(rss / 2**20, 1) for rss, _, _ in seen])
     # Medians: a process of 88 MiB, without torch, comes and goes by half a MiB.
-    grown_bytes = median(rss for rss, _, _ in seen[-3:]) - median(rss for rss, _, _ in seen[:3])
-    assert grown_bytes < 2 * ARENA_BYTES
+    assert median(rss for rss, _, _ in seen[-3:]) < median(rss for rss, _, _ in seen[:3]) * 1.01
     assert seen[-1][1] <= seen[0][1] + 1  # the connection that asked how many
     assert seen[-1][2] <= seen[0][2] + NUM_HELPERS - 1  # the event loop's helpers come when they are needed
 

@@ -160,13 +160,10 @@ class Translator:
         options: BeamOptions,
         *,
         num_alternatives: int = 0,
-        is_cancelled: Callable[[], bool] = lambda: False,
     ) -> list[SentenceTranslation]:
-        """`translate_planned` of sentences that have not been planned yet."""
+        """`translate_planned` of sentences that have not been planned yet, to the end."""
         planned = [self.plan(sentence) for sentence in sentences]
-        return self.translate_planned(
-            sub, planned, options, num_alternatives=num_alternatives, is_cancelled=is_cancelled
-        )
+        return self.translate_planned(sub, planned, options, num_alternatives=num_alternatives)
 
     def translate_planned(
         self,

@@ -97,9 +97,9 @@ def _fixed(situation: Situation) -> Verdict:
 #      twice as long each time, at most 60 s. Other caps end both. After a step down by what is remembered of caps
 #      that are back, 10 s.
 #   3f After a step down on what was learned a step up waits for 5 s, unless the slow-down has jumped since.
+#   3g A step up that gains less than a tenth of what the best point is better than the worst waits for 15 s.
 #   1c, 3h After two switches since the last disturbance (other caps, or a jump of the slow-down) both wait for 15 s:
 #      the step down from a point that is only unsure, and the step up.
-#   3g A step up that gains less than a tenth of what the best point is better than the worst waits for 15 s.
 # No belief changes while nothing is observed: an idle gap moves nothing. A low point gets another chance by a
 # canary sentence, which the governor asks for.
 def _ladder(situation: Situation) -> Verdict:

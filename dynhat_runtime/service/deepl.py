@@ -106,8 +106,10 @@ def router(lifecycle: Lifecycle, limits: RequestLimits, door: Door) -> APIRouter
             tag_names=asked.tag_names,
             cuts=asked.cuts,
         )
-        point_id = await choose_point(serving, asked.model_type, source)
-        how = Asked(timeout_s=limits.timeout_s, priority=caller.priority, point_id=point_id)
+        point_id, prepared = await choose_point(serving, asked.model_type, source)
+        how = Asked(
+            timeout_s=limits.timeout_s, priority=caller.priority, point_id=point_id, prepared=prepared
+        )
         texts, translation = await translate_source(engine, source, request, how)
         lifecycle.num_characters += sum(map(len, asked.texts))
         used = model_type_of(translation.operating_point, engine.table) if asked.model_type else None

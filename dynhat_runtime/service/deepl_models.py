@@ -19,6 +19,7 @@ from starlette.concurrency import run_in_threadpool
 from dynhat_runtime.errors import PromiseError
 from dynhat_runtime.governor.request_choice import RequestWish
 from dynhat_runtime.operating_point import OperatingPointTable
+from dynhat_runtime.prepared_texts import PreparedTexts
 from dynhat_runtime.service.documents import Source
 from dynhat_runtime.service.lifecycle import Serving
 from dynhat_runtime.service.translation import QUICK_CHARS
@@ -27,27 +28,32 @@ LATENCY, QUALITY, PREFER_QUALITY = "latency_optimized", "quality_optimized", "pr
 MODEL_TYPES = (LATENCY, QUALITY, PREFER_QUALITY)
 
 
-async def choose_point(serving: Serving, model_type: str | None, source: Source) -> str | None:
-    """Id of the point for a request; None for the active one.
+async def choose_point(
+    serving: Serving, model_type: str | None, source: Source
+) -> tuple[str | None, PreparedTexts | None]:
+    """Id of the point for a request, None for the active one; and its texts, if they had to be prepared for it.
 
     Raises:
         PromiseError: Quality was asked for, and cannot be had within the budget.
     """
     if model_type is None:
-        return None
+        return None, None
     if model_type == LATENCY:
-        return serving.engine.table.points[0].id
+        return serving.engine.table.points[0].id, None
     if sum(map(len, source.texts)) <= QUICK_CHARS:
         return _choose_quality(serving, model_type, source)
     return await run_in_threadpool(_choose_quality, serving, model_type, source)
 
 
-def _choose_quality(serving: Serving, model_type: str, source: Source) -> str:
+def _choose_quality(serving: Serving, model_type: str, source: Source) -> tuple[str, PreparedTexts]:
     """The best point that will do."""
+    prepared = serving.engine.prepare([text for text in source.texts if text], source.cuts)
+    return _best_point(serving, model_type, prepared.part_lengths), prepared
+
+
+def _best_point(serving: Serving, model_type: str, lengths: tuple[int, ...]) -> str:
     engine, control = serving.engine, serving.control
     best = engine.table.best.id
-    present = [text for text in source.texts if text]
-    lengths = engine.prepare(present, source.cuts).part_lengths
     if not lengths:
         return best
     wish = RequestWish(num_src_tokens=lengths, num_sentences_ahead=engine.queue_depth, point_id=best)
